@@ -553,7 +553,7 @@ def test_writing_past_the_cache_gives_the_same_bytes(
     everything = sum(tensor.nbytes for tensor in tensors)
     cached = in_parts(tmp_path / "a.gguf", tensors, planned, size)
     assert cached[-1] == everything
-    monkeypatch.setattr("gguflike.container.writer.DIRECT_BYTES", 0)
+    monkeypatch.setattr("gguflike.container.unfinished.DIRECT_BYTES", 0)
     with monkeypatch.context() as patch:
         if fault is not None:
             fault(patch)
@@ -570,7 +570,7 @@ def test_writing_past_the_cache_gives_the_same_bytes(
 
 def test_what_was_written_past_the_cache_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors, planned = large()
-    monkeypatch.setattr("gguflike.container.writer.DIRECT_BYTES", 0)
+    monkeypatch.setattr("gguflike.container.unfinished.DIRECT_BYTES", 0)
     in_parts(tmp_path / "a.gguf", tensors, planned, 1 << 20)
 
     def cut_off() -> None:
@@ -590,7 +590,7 @@ def test_what_was_written_past_the_cache_is_gone_on_with(tmp_path: Path, monkeyp
 
 def test_an_error_past_the_cache_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors, planned = large()
-    monkeypatch.setattr("gguflike.container.writer.DIRECT_BYTES", 0)
+    monkeypatch.setattr("gguflike.container.unfinished.DIRECT_BYTES", 0)
     real = os.pwrite
 
     def failing(descriptor: int, data: Any, at: int) -> int:

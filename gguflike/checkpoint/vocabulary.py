@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from gguflike.errors import GGUFError, UnsupportedError, counted
+from gguflike.checkpoint import tokenizer_values as values
+from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.frozen import frozen
 from gguflike.texts import Texts
 
@@ -159,13 +160,6 @@ def stripping(metadata: Mapping[str, Any]) -> Stripping:
     return Stripping()
 
 
-@runtime_checkable
-class Packed(Protocol):
-    """Metadata that has arrays of strings packed (``gguflike.container.Metadata``)."""
-
-    def texts(self, key: str) -> Texts | None: ...
-
-
 @frozen
 class Vocabulary:
     """A checked vocabulary. ``tokens[i]``, ``types[i]`` and ``scores[i]`` belong to token id i."""
@@ -194,23 +188,23 @@ class Vocabulary:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Vocabulary:
         """Read and check the ``tokenizer.ggml.*`` keys. GGUFError or UnsupportedError names the key at fault."""
-        model = _string(metadata, MODEL, None)
+        model = values.string(metadata, MODEL, None)
         if model not in _DEFAULT_IDS:
             expected = ", ".join(_DEFAULT_IDS)
             raise UnsupportedError("tokenizer model is not handled", field=MODEL, expected=expected, got=model)
-        pre = _string(metadata, PRE, "default")
+        pre = values.string(metadata, PRE, "default")
         if model == "gpt2" and pre in _RAW_BPE:
             model = "gemma4"
         texts, raw = _tokens(metadata)
-        types = _numbers(metadata, TYPES, "i", len(texts), TokenType.NORMAL).astype(np.int64)
-        scores = _numbers(metadata, SCORES, "if", len(texts), 0.0).astype(np.float64)
+        types = values.numbers(metadata, TYPES, "i", len(texts), TokenType.NORMAL).astype(np.int64)
+        scores = values.numbers(metadata, SCORES, "if", len(texts), 0.0).astype(np.float64)
         if not np.isfinite(scores).all():
             first = int(np.flatnonzero(~np.isfinite(scores))[0])
             raise GGUFError("a token score is not finite", field=SCORES, got=f"{scores[first]} of token {first}")
         special = _special_ids(metadata, len(texts), _DEFAULT_IDS[model])
-        add_bos = _flag(metadata, ADD_BOS, model in ("llama", "gemma4") or pre in _BOS_BY_DEFAULT.split())
-        add_eos = _flag(metadata, ADD_EOS, model == "t5")
-        add_sep = _flag(metadata, ADD_SEP, pre in _SEP_BY_DEFAULT)
+        add_bos = values.flag(metadata, ADD_BOS, model in ("llama", "gemma4") or pre in _BOS_BY_DEFAULT.split())
+        add_eos = values.flag(metadata, ADD_EOS, model == "t5")
+        add_sep = values.flag(metadata, ADD_SEP, pre in _SEP_BY_DEFAULT)
         if model == "bert":  # whatever the file says, as in llama.cpp
             add_bos = add_eos = True
         if model == "gemma4" and pre != "sarvam-moe":
@@ -227,17 +221,17 @@ class Vocabulary:
             raw=raw,
             types=types,
             scores=scores,
-            merge_texts=_strings(metadata, MERGES) if model in ("gpt2", "gemma4") else Texts.of(()),
+            merge_texts=values.strings(metadata, MERGES) if model in ("gpt2", "gemma4") else Texts.of(()),
             special=special,
             add_bos=add_bos,
             add_eos=add_eos,
-            add_space_prefix=_flag(metadata, ADD_SPACE, model in ("llama", "t5")),
+            add_space_prefix=values.flag(metadata, ADD_SPACE, model in ("llama", "t5")),
             add_sep=add_sep,
             strips=stripping(metadata),
-            lowercase=(lowercase := _flag(metadata, LOWERCASE, True)),
-            strip_accents=_flag(metadata, STRIP_ACCENTS, lowercase),
-            removes_spaces=_flag(metadata, REMOVE_SPACES, False),
-            charsmap=_bytes(metadata, CHARSMAP),
+            lowercase=(lowercase := values.flag(metadata, LOWERCASE, True)),
+            strip_accents=values.flag(metadata, STRIP_ACCENTS, lowercase),
+            removes_spaces=values.flag(metadata, REMOVE_SPACES, False),
+            charsmap=values.octets(metadata, CHARSMAP),
             is_scheme_unsaid=model == "gpt2" and PRE not in metadata,
         )
         if model in ("llama", "gemma4"):
@@ -332,57 +326,8 @@ class Vocabulary:
         return pairs
 
 
-def _string(metadata: Mapping[str, Any], key: str, default: str | None) -> str:
-    value = metadata.get(key, default)
-    if value is None:
-        raise GGUFError("the file holds no tokenizer", field=key, expected="a string", got="nothing")
-    if not isinstance(value, str):
-        raise GGUFError("wrong type", field=key, expected="a string", got=type(value).__name__)
-    return value
-
-
-def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:
-    value = metadata.get(key, default)
-    if not isinstance(value, (bool, np.bool_)):
-        raise GGUFError("wrong type", field=key, expected="a boolean", got=type(value).__name__)
-    return bool(value)
-
-
-def _array(value: Any) -> npt.NDArray[Any] | None:
-    """A value that is an array, as one of numpy; None for any other, and for texts."""
-    if isinstance(value, (list, tuple)) and not any(isinstance(item, (str, bytes)) for item in value):
-        return np.asarray(value)
-    return value if isinstance(value, np.ndarray) else None
-
-
-def _bytes(metadata: Mapping[str, Any], key: str) -> bytes:
-    value = metadata.get(key)
-    if value is None:
-        return b""
-    array = _array(value)
-    if array is None or array.ndim != 1 or array.dtype not in (np.uint8, np.int8):
-        raise GGUFError("wrong type", field=key, expected="an array of bytes", got=type(value).__name__)
-    return array.tobytes()
-
-
-def _strings(metadata: Mapping[str, Any], key: str) -> Texts:
-    packed = metadata.texts(key) if isinstance(metadata, Packed) and key in metadata else None
-    if packed is not None:
-        return packed
-    value = metadata.get(key)
-    if value is None:
-        raise GGUFError("missing", field=key, expected="an array of strings")
-    if isinstance(value, (str, bytes, np.ndarray)) or not isinstance(value, Sequence):
-        raise GGUFError("wrong type", field=key, expected="an array of strings", got=type(value).__name__)
-    if not set(map(type, value)) <= {str, bytes}:
-        for index, item in enumerate(value):
-            if not isinstance(item, (str, bytes)):
-                raise GGUFError("wrong type", field=f"{key}[{index}]", expected="a string", got=type(item).__name__)
-    return Texts.of(value)
-
-
 def _tokens(metadata: Mapping[str, Any]) -> tuple[Texts, dict[int, bytes]]:
-    texts = _strings(metadata, TOKENS)
+    texts = values.strings(metadata, TOKENS)
     if not len(texts):
         raise GGUFError("the vocabulary is empty", field=TOKENS)
     raw = {index: texts.raw(index) for index in texts.not_utf8()}
@@ -393,26 +338,6 @@ def _tokens(metadata: Mapping[str, Any]) -> tuple[Texts, dict[int, bytes]]:
         first, second = twice
         raise GGUFError("two ids share a token", field=TOKENS, got=f"{texts[first]!r} at {first} and {second}")
     return texts, raw
-
-
-def _numbers(metadata: Mapping[str, Any], key: str, kinds: str, count: int, default: float) -> npt.NDArray[Any]:
-    """A numeric array of ``count`` entries (more are ignored, as in llama.cpp), or ``default`` everywhere."""
-    value = metadata.get(key)
-    if value is None:
-        return np.full(count, default)
-    array = _array(value)
-    if array is None or array.ndim != 1 or array.dtype.kind not in kinds or array.dtype.itemsize < 4:
-        got = type(value).__name__ if array is None else f"{array.dtype} of shape {array.shape}"
-        expected = "an array of 32-bit " + " or ".join({"i": "integers", "f": "floats"}[kind] for kind in kinds)
-        raise GGUFError("wrong type", field=key, expected=expected, got=got)
-    if len(array) < count:
-        raise GGUFError(
-            "array is shorter than the vocabulary",
-            field=key,
-            expected=counted(count, "entry", "entries"),
-            got=len(array),
-        )
-    return array[:count]
 
 
 def _special_ids(metadata: Mapping[str, Any], count: int, defaults: Mapping[str, int]) -> dict[str, int]:
