@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -214,6 +215,7 @@ def test_llama3_factors_of_other_writers(tmp_path: Path) -> None:
 
 def test_generation_config(tmp_path: Path) -> None:
     extra = {"tokenizer.ggml.eot_token_id": 5, "general.sampling.temp": 0.6, "general.sampling.top_k": 20}
+    extra |= {"general.sampling.penalty_repeat": 1.05}
     export(other(tmp_path / "y.gguf", **extra), tmp_path / "back")
     assert json.loads((tmp_path / "back" / "generation_config.json").read_text()) == {
         "bos_token_id": 256,
@@ -221,7 +223,46 @@ def test_generation_config(tmp_path: Path) -> None:
         "do_sample": True,
         "temperature": 0.6,
         "top_k": 20,
+        "repetition_penalty": 1.05,
     }
+
+
+ODD = {
+    "a boolean": True,
+    "a text": "1",
+    "an array": np.array([1, 2], np.int32),
+    "an array of none": np.array([], np.int32),
+    "texts": ["1"],
+    "NaN": float("nan"),
+    "infinity": float("inf"),
+}
+
+
+def test_values_of_the_wrong_kind_are_one_error(tmp_path: Path) -> None:
+    keys = [
+        *(f"general.sampling.{key}" for key in ("temp", "top_k", "top_p", "min_p", "penalty_repeat")),
+        *(f"tokenizer.ggml.{key}_token_id" for key in ("bos", "eos", "eot", "padding")),
+        *("tokenizer.chat_template", "tokenizer.chat_template.tools"),
+    ]
+    with gguflike.open(other(tmp_path / "x.gguf")) as file:
+        metadata, tensors = file.metadata.typed_dict(), list(file.tensors.values())
+        for key, (name, value) in itertools.product(keys, ODD.items()):
+            if "template" in key and name == "a text":
+                continue
+            gguflike.write(tmp_path / "y.gguf", {**metadata, key: value}, tensors)
+            with pytest.raises(GGUFError, match=rf"y\.gguf, {key}: wrong (kind of value|type); expected .*; got "):
+                export(tmp_path / "y.gguf", tmp_path / "back", dry_run=True)
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("value", [-1, 10**6])
+def test_ids_that_no_token_has_are_not_exported(value: int, tmp_path: Path) -> None:
+    """Readers of GGUF take what is assumed for such a vocabulary, which is none here."""
+    extra = {f"tokenizer.ggml.{key}_token_id": value for key in ("eos", "eot", "padding")}
+    export(other(tmp_path / "y.gguf", **extra), tmp_path / "back")
+    for name in ("config.json", "generation_config.json"):
+        document = json.loads((tmp_path / "back" / name).read_text())
+        assert {key: document[key] for key in document if key.endswith("token_id")} == {"bos_token_id": 256}
 
 
 def test_files_that_do_not_fit_the_family(tmp_path: Path) -> None:

@@ -212,6 +212,14 @@ def test_shards_both_ways(network: Path, tmp_path: Path) -> None:
     assert convert(folder, None, "F16", generic=True, dry_run=True).parameters == plan.parameters
 
 
+def test_lists_of_dtypes_that_are_none(network: Path, tmp_path: Path) -> None:
+    convert(network, tmp_path / "x.gguf", "F16", generic=True, arch="wan")
+    with gguflike.open(tmp_path / "x.gguf") as file:
+        metadata = {**file.metadata.typed_dict(), "gguflike.generic.dtype.BF16": 7}
+        gguflike.write(tmp_path / "y.gguf", metadata, list(file.tensors.values()))
+    assert export(tmp_path / "y.gguf", tmp_path / "back").tensor_bytes > 0
+
+
 def test_what_a_file_is_called(tmp_path: Path) -> None:
     folder = tmp_path / "Some-VAE"
     folder.mkdir()

@@ -119,16 +119,17 @@ def tokenizer_config_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any
 
 
 def chat_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> Jinja source of every chat template in the file; the unnamed one is "default"."""
+    """Name -> Jinja source of every chat template in the file; the unnamed one is "default". GGUFError for one that is
+    no text."""
     found: dict[str, str] = {}
-    default = metadata.get(CHAT_TEMPLATE)
-    if isinstance(default, str):
-        found["default"] = default
     start = CHAT_TEMPLATE + "."
-    for key in metadata:
-        text = metadata[key] if key.startswith(start) else None
+    for key in (CHAT_TEMPLATE, *(key for key in metadata if key.startswith(start))):
+        text = metadata.get(key)
         if isinstance(text, str):
-            found[key.removeprefix(start)] = text
+            found["default" if key == CHAT_TEMPLATE else key.removeprefix(start)] = text
+        elif text is not None:
+            got = "bytes that are no UTF-8" if isinstance(text, bytes) else type(text).__name__
+            raise GGUFError("wrong type", field=key, expected="a text", got=got)
     return found
 
 

@@ -268,5 +268,6 @@ def dtypes_of(metadata: Mapping[str, Any], names: Iterable[str]) -> dict[str, st
     for key in metadata:
         if key.startswith(f"{DTYPE_KEY}."):
             listed = metadata[key]
-            found |= {name: key.removeprefix(f"{DTYPE_KEY}.") for name in listed if name in found}
+            of_dtype = key.removeprefix(f"{DTYPE_KEY}.")
+            found |= {name: of_dtype for name in (listed if isinstance(listed, list) else ()) if name in found}
     return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -16,6 +18,7 @@ from gguflike.blocks import FORMATS
 from gguflike.checkpoint.save import Entry, shards, write_json, write_tensors
 from gguflike.checkpoint.sentence_transformers import documents, in_modules
 from gguflike.checkpoint.tokenizer_json import tokenizer_config_from_metadata, tokenizer_json_from_metadata
+from gguflike.checkpoint.vocabulary import SPECIAL_KEYS, Vocabulary
 from gguflike.container import GGUFFile
 from gguflike.convert.encode import SLAB_BYTES
 from gguflike.convert.facts import single
@@ -23,7 +26,7 @@ from gguflike.convert.folder import check_free, new_folder
 from gguflike.convert.generic import is_generic
 from gguflike.convert.generic_export import GenericExportPlan, export_generic
 from gguflike.convert.sources import Floats, GGUFSource, check, closing_sources, ranges, stamp
-from gguflike.errors import GGUFError, UnsupportedError, check_choice, counted
+from gguflike.errors import GGUFError, GGUFLikeError, UnsupportedError, check_choice, counted
 from gguflike.families import registry
 from gguflike.families.family import Binding, Family, check_layers, expect_tensor
 from gguflike.families.inert import scale_beside
@@ -120,7 +123,12 @@ def export(
         if is_generic(opened.metadata) if generic is None else generic:
             options: Any = {"progress": progress, "dry_run": dry_run, "overwrite": overwrite}
             return export_generic(opened, Path(folder), DTYPES.get(dtype), **options)
-        plan, sources = _plan(opened, Path(folder), dtype)
+        with _of(opened):
+            plan, sources = _plan(opened, Path(folder), dtype)
+            tokenizer = {
+                "tokenizer.json": tokenizer_json_from_metadata(opened.metadata),
+                "tokenizer_config.json": tokenizer_config_from_metadata(opened.metadata),
+            }
         if dry_run:
             return plan
         done = 0
@@ -140,8 +148,7 @@ def export(
         written = {
             "config.json": plan.config,
             "generation_config.json": plan.generation_config,
-            "tokenizer.json": tokenizer_json_from_metadata(opened.metadata),
-            "tokenizer_config.json": tokenizer_config_from_metadata(opened.metadata),
+            **tokenizer,
         }
         stored = {source.stored for source in sources.values()}
         with closing_sources(), new_folder(plan.target, plan.tensor_bytes + _HEADER_ROOM, overwrite) as temporary:
@@ -155,11 +162,22 @@ def export(
     return plan
 
 
+@contextmanager
+def _of(opened: GGUFFile) -> Iterator[None]:
+    """Errors in this block name the file."""
+    try:
+        yield
+    except GGUFLikeError as error:
+        error.path = error.path or opened.path
+        raise
+
+
 def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[str, GGUFSource]]:
     if opened.architecture is None:
         raise GGUFError("the file names no architecture", path=opened.path, field="general.architecture")
     family = registry.for_gguf(opened.architecture).of_file(opened.metadata, opened.infos)
     config = _config(family, opened)
+    vocabulary = Vocabulary.from_metadata(opened.metadata)
     runs = _runs(family, config, opened)
     stamps = tuple(stamp(path) for path in opened.paths)
     bindings = {
@@ -199,8 +217,8 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
         source=Path(opened.path).name,
         target=target,
         dtype=chosen,
-        config={**_token_ids(opened.metadata), **values, "torch_dtype": _TORCH[chosen]},
-        generation_config=_generation(opened.metadata),
+        config={**_token_ids(opened.metadata, vocabulary), **values, "torch_dtype": _TORCH[chosen]},
+        generation_config=_generation(opened.metadata, vocabulary),
         modules={} if pooling not in NUMBERS else documents(pooling_config(pooling, config.n_embd), dense),
         files=shards(others),
         module_files=of_modules,
@@ -318,25 +336,45 @@ def _parts(sources: Mapping[str, GGUFSource], run: Run, dtype: str) -> Iterator[
             yield np.ascontiguousarray(fmt.encode(rows)).data.cast("B")
 
 
-def _token_ids(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """bos, eos and pad of config.json."""
-    ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _TOKENS.items()}
-    return {name: value for name, value in ids.items() if value is not None}
+def _token_ids(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+    """bos, eos and pad of config.json, of those that the file says."""
+    return {f"{role}_token_id": index for role, index in _said(metadata, vocabulary, ("bos", "eos", "pad")).items()}
 
 
-_TOKENS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
-_SAMPLING = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
+def _said(metadata: Mapping[str, Any], vocabulary: Vocabulary, roles: Iterable[str]) -> dict[str, int]:
+    """The ids of special tokens that the file has a key for. Where that names no token, it is what is assumed then."""
+    special = vocabulary.special
+    return {role: special[role] for role in roles if SPECIAL_KEYS[role] in metadata and role in special}
 
 
-def _generation(metadata: Mapping[str, Any]) -> dict[str, Any]:
+#: general.sampling.* -> keys of generation_config.json, and whether they are whole numbers.
+_SAMPLING = {
+    "temp": ("temperature", False),
+    "top_k": ("top_k", True),
+    "top_p": ("top_p", False),
+    "min_p": ("min_p", False),
+    "penalty_repeat": ("repetition_penalty", False),
+}
+
+
+def _generation(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
     """generation_config.json: the token ids, every token that ends a turn, sampling defaults if given."""
-    config = _token_ids(metadata)
-    ends = {config.get("eos_token_id"), metadata.get("tokenizer.ggml.eot_token_id")} - {None}
+    config = _token_ids(metadata, vocabulary)
+    ends = set(_said(metadata, vocabulary, ("eos", "eot")).values())
     if len(ends) > 1:
         config["eos_token_id"] = sorted(ends)
     sampling = {
-        name: round(float(metadata[key]), 6) if name != "top_k" else int(metadata[key])
-        for short, name in _SAMPLING.items()
+        name: _number(metadata, key, whole)
+        for short, (name, whole) in _SAMPLING.items()
         if (key := f"general.sampling.{short}") in metadata
     }
     return {**config, **({"do_sample": True, **sampling} if sampling else {})}
+
+
+def _number(metadata: Mapping[str, Any], key: str, whole: bool) -> int | float:
+    """A number that JSON can say. GGUFError for anything else."""
+    value = metadata[key]
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not math.isfinite(value):
+        expected = "a whole number" if whole else "a finite number"
+        raise GGUFError("wrong kind of value", field=key, expected=expected, got=repr(value)[:60])
+    return value if whole else round(float(value), 6)
