@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -408,17 +409,23 @@ def test_the_map_of_the_kernels_names_every_room() -> None:
 KERNELS = ("engine", "vector", "matmul", "attention", "experts", "recurrent", "rows", "rounding")
 
 
-@pytest.mark.parametrize(
-    "room", [*(f"kernels/{name}" for name in KERNELS), "evaluate", "families/parts", "inspect", "verify"]
+MAPPED = (
+    *(f"kernels/{name}" for name in KERNELS),
+    *("blocks", "calibrate", "chat", "checkpoint", "container", "convert", "engine", "evaluate", "families/parts"),
+    *("inspect", "reference", "report", "runner", "serve", "verify"),
 )
+
+
+@pytest.mark.parametrize("room", MAPPED)
 def test_maps_of_rooms_name_every_file(room: str) -> None:
-    """The page at the top of a room says what each of its files is for."""
+    """The page at the top of a room says what each of its files and folders is for, in a line that begins with its
+    name."""
     folder = PACKAGE / room
     page = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()), clean=False) or ""
-    lines = [line.split() for line in page.splitlines() if line.startswith("    ")]
+    lines = [match[1] for line in page.splitlines() if (match := re.match(r"    (\w+/?(?:, \w+)*) {2,}\S", line))]
+    rooms = {f"{path.name}/" for path in folder.iterdir() if path.is_dir() and path.name != "__pycache__"}
     files = {path.stem for path in folder.glob("*.py") if path.stem != "__init__"}
-    named = [word.rstrip(",") for first, *words in lines for word in (first, *words) if word is first or "_" in word]
-    assert sorted(named) == sorted(files)
+    assert sorted(name for line in lines for name in line.split(", ")) == sorted(files | rooms)
 
 
 def test_parts_families_and_rows_are_no_dataclasses() -> None:

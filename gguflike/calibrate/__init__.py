@@ -3,6 +3,7 @@
     folds        scales that can move from one tensor to another without changing what a model computes
     scaling      how much to fold: AWQ, SmoothQuant
     ranges       fixed ranges of activations: observers, mappings to integers, redistribution between channels
+    allocate     which type each tensor gets in a file of so many bytes
     rounding     a matrix to the blocks of a type under these statistics
     objective    what rounding minimizes: the Hessian made ready, and the target of a matrix
     grids        types whose levels are scalars, as numbers and as bytes
@@ -11,6 +12,8 @@
     codebook     rounding to types whose codes are points of a codebook: the same, by vectors
     statistics   second moments of a matrix's inputs, merging, experts that few tokens reach
     sums         how they are summed up
+    store        statistics in a folder, to be used again
+    texts        calibration texts, and the sequences of tokens that they become
     stream       a model layer by layer in bounded memory, float and quantized side by side
     passes       passes of all sequences through one step of it
     walk         the steps of a graph, which matrices share an input, the inputs of one sequence
@@ -18,6 +21,7 @@
     workspace    what a walk keeps on disk: hidden states, contexts, how far it is
     fisher       how much each output of a matrix and each token matters to what the model says: loss-aware Hessians
     sensitivities  what it finds of a whole model, kept on disk
+    tables       how much the rows of an embedding or of an output matrix matter
     states       what its backward pass keeps on disk
     tune         end-to-end tuning of a quantized model to say what the float model says
     trained      a matrix on its grid while it is trained: what moves, and how gradients go through rounding

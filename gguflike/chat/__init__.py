@@ -8,15 +8,18 @@
         for part in reader.push(piece.text): ...                                     Said or Called
     reader.end()
 
-    messages       what a message may be, brought into one shape; errors name what is wrong
-    shape          what a template takes (system messages, tools, calls), found out by trying
-    prompt         a conversation through the template of a file to token ids, in which markup of users stays text
-    template       the template's program in a child process (template_child) with limits; memory
-    ready          such processes without their start, for who renders often
-    formats        how models write reasoning and calls: a table, from which a template's text chooses
-    reading        the text of an answer, as it comes, to parts; harmony, where it is written in channels
-    calls          the syntaxes of calls
-    choice         what an answer is bound to: calls that must be made, JSON of a schema
+    messages        what a message may be, brought into one shape; errors name what is wrong
+    shape           what a template takes (system messages, tools, calls), found out by trying
+    prompt          a conversation by the template of a file to token ids, in which markup of users stays text
+    template        the template's program, which runs in a child process with limits
+    template_child  that process
+    memory          what it has used, on each system in its own way
+    ready           such processes without their start, for who renders often
+    formats         how models write reasoning and calls: a table, from which a template's text chooses
+    reading         the text of an answer, as it comes, to parts
+    harmony         the same where it is written in channels (gpt-oss)
+    calls           the syntaxes of calls
+    choice          what an answer is bound to: calls that must be made, JSON of a schema
 
 Messages are those of OpenAI's API. Nothing here knows models or servers; a tokenizer is all that is needed.
 """

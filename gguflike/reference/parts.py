@@ -1,7 +1,7 @@
 """One function per part, forward. ``x`` is (tokens, n_embd), ``weights`` a layer's tensors by role ("attn_q.weight").
 
-Everything is computed in the dtype of its inputs: float32 as models run, float64 for a truth to compare with. Parts of
-other modules than families/parts/__init__.py have theirs beside this one.
+Everything is computed in the dtype of its inputs: float32 as models run, float64 for a truth to compare with. Here are
+the parts of families/parts/layers.py; those of its other modules have theirs beside this one.
 """
 
 from __future__ import annotations

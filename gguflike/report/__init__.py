@@ -1,7 +1,10 @@
 """A model file as one page to look at: ``gguflike inspect --html``, and the two of ``gguflike diff --html``.
 
-``facts`` gathers what is shown, ``pictures`` draws it, ``page`` puts it together. The page loads nothing from anywhere,
-and what a file says is text in it, never markup.
+    facts     what is shown
+    pictures  drawings of it, as SVG
+    page      HTML, put together of both
+
+The page loads nothing from anywhere, and what a file says is text in it, never markup.
 """
 
 from gguflike.report.facts import Facts, gather
