@@ -21,7 +21,7 @@ from gguflike.inspect.statistics import sample
 from gguflike.report import gather, page
 from gguflike.report.facts import BINS, group_of
 from gguflike.report.page import _highlighted
-from gguflike.report.pictures import Box, squarified
+from gguflike.report.pictures import LAYOUTS, Box, Layout, Leaf, squarified, treemap
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\0\u202e"
 TOKENS = ["<unk>", "<s>", "</s>", EVIL, "a", "</script><b>"]
@@ -213,6 +213,33 @@ def test_boxes_fill_the_whole(sizes: list[float], width: float, height: float) -
         assert -1e-6 <= box.left <= width
         assert box.left + box.width <= width * (1 + 1e-6)
         assert box.top + box.height <= height * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_labels_fit_their_boxes_on_every_screen(layout: Layout) -> None:
+    """By widths of letters that are measured of no font here, but are more than those of most."""
+    sizes = [900, 300, 300, 250, 90, 80, 40, 40, 20, 8, 3, 1]
+    leaves = [Leaf(f"role_{'long' * (at % 3)}{at}", at % 3, size, "what") for at, size in enumerate(sizes)]
+    (drawn,) = re.findall(rf'<svg class="treemap {layout.name}".*?</svg>', treemap(leaves, "all"))
+    boxes = re.findall(
+        r'<rect class="g\d" x="[\d.]+%" y="[\d.]+" width="([\d.]+)%" height="([\d.]+)"/>(.*?)</g>', drawn
+    )
+    assert len(boxes) == len(leaves)
+    shown: set[str] = set()
+    for width, height, label in boxes:
+        found = re.match(r'<text class="([a-z ]*)" x=.*>(\w+)</text>', label)
+        if found is None:
+            continue
+        kinds, words = found[1].split(), found[2]
+        shown |= {*kinds, words}
+        for pixels, letter in (
+            (layout.width, 6 if "small" in kinds else 7.5),
+            (layout.least, 0 if "roomy" in kinds else 6 if {"small", "tight"} & {*kinds} else 7.5),
+        ):
+            assert pixels * float(width) / 100 >= letter * len(words) + 6
+        assert float(height) >= (18 if "small" in kinds else 24)
+    assert {leaf.label for leaf in leaves[:4]} <= shown
+    assert shown & {"small", "tight", "roomy"}
 
 
 def test_the_command(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,8 +130,8 @@ def _sizes(facts: Facts) -> str:
     heads = ["role", "group", "tensors", "weights", "bytes", "share", "bits", "types"]
     details = _table("Bytes by role", heads, rows, numbers=range(2, 7))
     return (
-        f'<div class="scroll">{treemap(leaves, f"Treemap: {total:,} bytes of tensors by role; the table has the same")}'
-        f'</div><ul class="legend">{legend}</ul><details><summary>Table of roles</summary>{details}</details>'
+        f"{treemap(leaves, f'Treemap: {total:,} bytes of tensors by role; the table has the same')}"
+        f'<ul class="legend">{legend}</ul><details><summary>Table of roles</summary>{details}</details>'
     )
 
 

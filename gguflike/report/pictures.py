@@ -11,7 +11,22 @@ from typing import NamedTuple
 _ODD = re.compile(r"[^\n\t -~]")
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # what has no width, steers or turns lines around
 
-WIDTH, HEIGHT = 960, 360  # of a treemap, in units of the drawing
+WIDTH = 960  # of bars, in units of the drawing
+
+
+class Layout(NamedTuple):
+    """A treemap for screens of one kind: ``name`` is its class, which the style shows on such screens alone. Boxes are
+    as square as can be at ``width``, and labels stand where they fit, or fit at ``least``; all in CSS pixels. What is
+    wider or narrower is stretched across, and letters are not."""
+
+    name: str
+    width: float
+    height: float
+    least: float
+
+
+LAYOUTS = (Layout("wide", 960, 360, 600), Layout("narrow", 366, 440, 296))
+_LARGE, _SMALL = (8.2, 28.0), (6.6, 20.0)  # letters: how wide, and of what height a box must be for them
 
 
 def text(what: object) -> str:
@@ -80,27 +95,50 @@ def _worst(sizes: Sequence[float], scale: float, short: float) -> float:
 
 
 def treemap(leaves: Sequence[Leaf], label: str) -> str:
-    """Leaves by group, the largest group first, and within it the largest leaf."""
+    """Leaves by group, the largest group first, and within it the largest leaf: once for each layout."""
     groups: dict[int, list[Leaf]] = {}
     for leaf in sorted(leaves, key=lambda leaf: -leaf.size):
         groups.setdefault(leaf.group, []).append(leaf)
     order = sorted(groups, key=lambda group: -sum(leaf.size for leaf in groups[group]))
-    outer = squarified([sum(leaf.size for leaf in groups[group]) for group in order], Box(0, 0, WIDTH, HEIGHT))
+    sums = [sum(leaf.size for leaf in groups[group]) for group in order]
+    return "".join(_treemap([groups[group] for group in order], sums, layout, label) for layout in LAYOUTS)
+
+
+def _treemap(groups: Sequence[Sequence[Leaf]], sums: Sequence[float], layout: Layout, label: str) -> str:
     drawn = [
         piece
-        for group, box in zip(order, outer, strict=True)
-        for leaf, inner in zip(groups[group], squarified([leaf.size for leaf in groups[group]], box), strict=True)
-        for piece in _leaf(leaf, inner)
+        for leaves, box in zip(groups, squarified(sums, Box(0, 0, layout.width, layout.height)), strict=True)
+        for leaf, inner in zip(leaves, squarified([leaf.size for leaf in leaves], box), strict=True)
+        for piece in _leaf(leaf, inner, layout)
     ]
-    return _svg("treemap", WIDTH, HEIGHT, label, drawn, stretched=False)
+    size = f'width="100%" height="{layout.height:g}"'
+    return f'<svg class="treemap {layout.name}" {size} role="img" aria-label="{text(label)}">{"".join(drawn)}</svg>'
 
 
-def _leaf(leaf: Leaf, box: Box) -> Iterator[str]:
-    place = f'x="{box.left:.1f}" y="{box.top:.1f}" width="{box.width:.1f}" height="{box.height:.1f}"'
+def _leaf(leaf: Leaf, box: Box, layout: Layout) -> Iterator[str]:
+    left, width = (100 * across / layout.width for across in (box.left, box.width))
+    place = f'x="{left:.2f}%" y="{box.top:.1f}" width="{width:.2f}%" height="{box.height:.1f}"'
     yield f'<g><title>{text(leaf.title)}</title><rect class="g{leaf.group}" {place}/>'
-    if box.width > 9 * len(leaf.label) + 12 and box.height > 26:
-        yield f'<text x="{box.left + 8:.1f}" y="{box.top + 20:.1f}">{text(leaf.label)}</text>'
+    kind = _label(leaf.label, box, layout)
+    if kind is not None:
+        yield f'<text class="{kind}" x="{left:.2f}%" dx="6" y="{box.top:.1f}" dy="1.2em">{text(leaf.label)}</text>'
     yield "</g>"
+
+
+def _label(label: str, box: Box, layout: Layout) -> str | None:
+    """The classes of a label, None where it fits nowhere: "small" letters, "tight" where they are small on screens for
+    which the layout is too wide, and "roomy" where the label fits on no such screen."""
+
+    def fits(width: float, letters: tuple[float, float]) -> bool:
+        return width > letters[0] * len(label) + 12 and box.height > letters[1]
+
+    least = box.width * layout.least / layout.width
+    if fits(least, _LARGE):
+        return ""
+    large, small = fits(box.width, _LARGE), fits(least, _SMALL)
+    if large or small:
+        return "roomy" if not small else "tight" if large else "small"
+    return "small roomy" if fits(box.width, _SMALL) else None
 
 
 def bars(values: Sequence[float | None], titles: Sequence[str], label: str) -> str:
@@ -124,6 +162,6 @@ def histogram(counts: Sequence[int], label: str) -> str:
     return _svg("histogram", width, 24, label, [f'<polygon points="0,24 {points} {width},24"/>'])
 
 
-def _svg(kind: str, width: float, height: float, label: str, drawn: Sequence[str], stretched: bool = True) -> str:
-    size = f'viewBox="0 0 {width:g} {height:g}"' + ' preserveAspectRatio="none"' * stretched
+def _svg(kind: str, width: float, height: float, label: str, drawn: Sequence[str]) -> str:
+    size = f'viewBox="0 0 {width:g} {height:g}" preserveAspectRatio="none"'
     return f'<svg class="{kind}" {size} role="img" aria-label="{text(label)}">{"".join(drawn)}</svg>'
