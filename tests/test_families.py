@@ -252,6 +252,12 @@ def test_model_type_says_the_class_where_architectures_do_not() -> None:
     assert family is registry.family_of("LlamaForCausalLM")
     assert notices == ["LlamaModel is taken for LlamaForCausalLM, as model_type llama says"]
     assert read(architectures=["MyModel", "LlamaForCausalLM"])[2] == []
+    family, _, notices = read(model_type="mistral")
+    assert family is registry.family_of("LlamaForCausalLM")
+    said = "taken for LlamaForCausalLM, as architectures says; by its model_type, mistral, Transformers makes it"
+    assert notices == [f"{said} MistralForCausalLM"]
+    for nothing in ("llama", "mine", None):  # what is not known says nothing
+        assert read(model_type=nothing)[2] == []
     for kind, model_class in {
         "mistral": "MistralForCausalLM",
         "gpt2": "GPT2LMHeadModel",
@@ -365,7 +371,7 @@ def test_an_export_says_of_a_plain_rotation_that_it_is_plain() -> None:
 
 
 def test_a_sliding_window_is_kept() -> None:
-    mistral = {"architectures": ["MistralForCausalLM"]}
+    mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
     family, c, notices = read(**mistral, sliding_window=64)
     assert (c.n_ctx, c.window) == (128, 64)
     assert [attention.window for attention in family.graph(c).attentions()] == [64, 64]

@@ -349,6 +349,10 @@ def test_folders(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     found = json.loads(capsys.readouterr().out)["checkpoint"]
     assert (found["architecture"], found["converts"]) == ("llama", True)
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"model_type": "mistral"}))
+    assert main(["inspect", str(tmp_path / "hf"), "--json"]) == 0
+    (said,) = json.loads(capsys.readouterr().out)["checkpoint"]["notices"]
+    assert said.startswith("taken for LlamaForCausalLM, as architectures says; by its model_type, mistral")
     (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"unheard_of": 3}))
     assert main(["inspect", str(tmp_path / "hf")]) == 0
     assert "converts here    no: " in capsys.readouterr().out

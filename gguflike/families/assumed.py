@@ -51,6 +51,15 @@ def class_of_type(model_type: Any) -> str | None:
     return next(ends, None)
 
 
+def other_class(model_class: str, model_type: Any) -> str | None:
+    """The class that a ``model_type`` means, where it is of other models than those of a class."""
+    table, other = _table(), class_of_type(model_type)
+    own = table.classes.get(model_class)
+    if own is None or other is None or model_type in own or table.classes[other][1] == own[1]:
+        return None
+    return other
+
+
 def type_of_text(model_class: str) -> str | None:
     """The ``model_type`` that is assumed of the text model in one of a class, if the class is known."""
     return _table().classes.get(model_class, ("", None))[1]

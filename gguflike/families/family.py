@@ -299,11 +299,17 @@ def said(metadata: Mapping[str, Any], key: str) -> int | float | None:
 
 
 def _taken_for(values: Mapping[str, Any], model_class: str) -> list[str]:
-    """A notice of the class that config.json means where it names another one."""
-    names = values.get("architectures")
-    if not names or model_class in names:
+    """A notice of the class that config.json means where it names another one, or where its model_type means another:
+    what is computed for absent keys, and with those that are there, may differ between the two."""
+    from gguflike.families import assumed
+
+    names, kind = values.get("architectures"), values.get("model_type")
+    if names and model_class not in names:
+        return [f"{', '.join(names)} is taken for {model_class}, as model_type {kind} says"]
+    other = assumed.other_class(model_class, kind) if names else None
+    if other is None:
         return []
-    return [f"{', '.join(names)} is taken for {model_class}, as model_type {values.get('model_type')} says"]
+    return [f"taken for {model_class}, as architectures says; by its model_type, {kind}, Transformers makes it {other}"]
 
 
 def text_config(values: Mapping[str, Any], kept: Iterable[str] = ()) -> dict[str, Any]:

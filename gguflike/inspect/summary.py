@@ -208,7 +208,7 @@ def checkpoint(path: str) -> dict[str, Any]:
     CheckpointError where the folder holds none.
     """
     from gguflike import checkpoint as checkpoints
-    from gguflike.families import registry
+    from gguflike.families import demands, registry
     from gguflike.families.family import text_config
 
     opened = checkpoints.open(path)
@@ -216,11 +216,14 @@ def checkpoint(path: str) -> dict[str, Any]:
     for tensor in opened.tensors.values():
         types[tensor.dtype] = types.get(tensor.dtype, 0) + math.prod(tensor.shape)
     architecture = why = None
+    notices = list(opened.notices)
     try:
         family = registry.for_config(opened.config)
         architecture = family.name
         names = {family.canonical(name): tensor.shape for name, tensor in opened.tensors.items()}
-        family.bind(family.from_config(opened.config, names=names)[0], names)
+        config, said = family.from_config(opened.config, names=names)
+        notices += [*said, *(each for _, each in demands.broken(architecture, family.graph(config)))]
+        family.bind(config, names)
     except GGUFLikeError as error:
         why = str(error)
     sizes = text_config(opened.config)
@@ -233,7 +236,7 @@ def checkpoint(path: str) -> dict[str, Any]:
         "file_bytes": sum(os.path.getsize(file) for file in opened.files),  # noqa: PTH202
         "types": types,
         "config": {key: sizes[key] for key in _CONFIG if isinstance(sizes.get(key), int)},
-        "notices": list(opened.notices),
+        "notices": notices,
         "converts": why is None,
         "why": why,
     }
