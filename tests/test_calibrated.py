@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import gguflike
+from gguflike import frozen
 from gguflike.blocks import FORMATS
 from gguflike.cli import main
 from gguflike.convert import ConversionPlan, convert, cost, quantize_file
@@ -339,3 +340,42 @@ def test_a_plan_counts_what_will_be_done(folder: Path, asked: dict[str, Any]) ->
     beside = sum(4 * rows**2 + 4 * two.calibration.tokens for rows, _ in matrices)
     assert two.calibration.disk >= one.calibration.disk + beside
     assert "calibrating takes about" in str(two)
+
+
+def test_a_plan_counts_a_large_vocabulary_once_for_each_token(folder: Path, asked: dict[str, Any]) -> None:
+    """There are logits of every token, and nothing of pairs of tokens."""
+    plan = convert(folder, None, "Q4_0", dry_run=True, pure=True, **{**asked, "effort": 2})
+    assert plan.calibration is not None
+    graph, lengths = plan.calibration.graph, (512, 512)
+
+    def learning(times: int) -> float:
+        head = frozen.replace(graph.head, n_vocab=times * graph.head.n_vocab)
+        embedding = frozen.replace(graph.embedding, n_vocab=times * graph.embedding.n_vocab)
+        return cost.learning(cost.Run(frozen.replace(graph, head=head, embedding=embedding), lengths))
+
+    once = learning(2) - learning(1)
+    assert once > 0
+    assert learning(101) - learning(1) == pytest.approx(100 * once)
+
+
+def test_a_plan_says_how_long_scales_take(folder: Path, asked: dict[str, Any]) -> None:
+    """AWQ tries every exponent, SmoothQuant none; points take longer than levels."""
+
+    def folds(fold: str, type: str = "Q4_0") -> float:
+        plan = convert(folder, None, type, dry_run=True, pure=True, fold=fold, **{**asked, "effort": 0})
+        [stage] = plan.stages
+        assert stage.name == "folds"
+        assert stage.memory is not None
+        assert stage.memory > 0
+        assert plan.folding is not None
+        assert stage.seconds is not None
+        assert plan.folding.speed is not None
+        assert "moving scales takes about" in str(plan)
+        return stage.seconds * plan.folding.speed
+
+    assert folds("awq") > folds("smooth") > 0
+    few = [((64, 256), FORMATS[name]) for name in ("Q4_K", "IQ3_S")]
+    assert cost.trying(few[:1]) < cost.trying(few[1:])
+    both = convert(folder, None, "Q4_0", dry_run=True, pure=True, fold="awq", **asked)
+    assert [stage.name for stage in both.stages] == ["folds", "rounding"]
+    assert "of that moving scales" in str(both)

@@ -164,8 +164,7 @@ class Calibration:
 
     @property
     def _run(self) -> cost.Run:
-        shapes = tuple(place.tensor.shape for place in self.matrices())
-        return cost.Run(self.graph, shapes, tuple(map(len, self.sequences)))
+        return cost.Run(self.graph, tuple(map(len, self.sequences)))
 
     @property
     def walking_memory(self) -> int:

@@ -1,7 +1,7 @@
 """How long a calibration takes: floating-point operations counted from shapes, at a rate that is measured.
 
-The weights of operations are from a profile on two cores with AVX-512: how long each kind takes beside a product of
-float32 matrices with as many operations.
+The weights of operations are from profiles of one thread with AVX-512, of models of 6 and 190 million weights: how long
+each kind takes beside a product of float32 matrices with as many operations (`scripts/bench_stages.py`).
 """
 
 from __future__ import annotations
@@ -15,31 +15,47 @@ from typing import NamedTuple
 import numpy as np
 
 from gguflike.blocks import BlockFormat
+from gguflike.calibrate import scaling
+from gguflike.calibrate.blas import single_threaded
 from gguflike.calibrate.grids import GRIDS
 from gguflike.convert.planned import PlannedTensor
 from gguflike.convert.prior import PIECE, PIECES
-from gguflike.families.parts import Graph
+from gguflike.families.parts import Graph, Head
 
 Ladders = Mapping[str, Sequence[BlockFormat]]
 SIDE = 512  # of the matrices whose product is measured
+MEASURED = 0.03  # seconds of it: there are clocks that tick every 16 ms
 FORWARD = 1.5  # products with all tokens: of the float model, and by int8 of the quantized one
 BACKWARD = 4.0  # the same where the model runs backward: there, there again, and gradients by inputs and by weights
 SUMS = 2.0  # for each token, and two columns of a matrix: H, of which a half is computed, and C, by int8
 ELEMENT = 750.0  # for each number that is no product's, from norms to softmax
 CALLS = 9e8  # for each sequence and part of a block, whatever their sizes: Python's part in it
-SCALARS, POINTS = 35_000.0, 700_000.0  # for each weight: encoding, by levels or by points of a codebook
-DESCENT = 120.0  # for each weight and column: error feedback, rounds, descent; with H_O, and row, too
+BACK = 1.5  # what is no product, where the model runs backward
+LOGIT = 2_500.0  # for each logit: probabilities, the label that is drawn, the gradient by it
+SCALARS, POINTS = 42_000.0, 480_000.0  # for each weight: encoding, by levels or by points of a codebook
+DESCENT = 80.0  # for each weight and column: error feedback, rounds, descent; as much again under H_O
+OUTPUTS = 30.0  # for each weight and row: what errors of other rows, by H_O, want of a row
 FACTOR = 2.0  # for each column, cubed
 PLAIN = 2_500.0  # for each weight: a plain encoder, and what it is off
+LEVELS_TRIED, POINTS_TRIED = 1_300.0, 3_400.0  # the same of few rows, by levels or by points
 WALKS = 2  # of the float model, where types are chosen: for all types, and for how much rounding gains
 
 
+class Matrix(NamedTuple):
+    """What a model multiplies with: ``stacked`` matrices of ``rows`` and ``columns``, to which so many tokens come that
+    are ``reached``, all matrices together. ``is_new``: the matrix before it multiplies something else."""
+
+    rows: int
+    columns: int
+    stacked: int
+    reached: float
+    is_new: bool
+
+
 class Run(NamedTuple):
-    """A model that runs on text: its ``graph``, the ``shapes`` of the tensors that are looked at, matrices or stacks of
-    them, and the ``lengths`` of the sequences, in tokens."""
+    """A model that runs on text: its ``graph``, and the ``lengths`` of the sequences, in tokens."""
 
     graph: Graph
-    shapes: tuple[tuple[int, ...], ...]
     lengths: tuple[int, ...]
 
     @property
@@ -58,36 +74,55 @@ class Run(NamedTuple):
             total += ELEMENT * self.tokens * numbers + CALLS * len(self.lengths)
         return total
 
-    def matrices(self) -> Iterator[tuple[tuple[int, int, int], float, bool]]:
-        """As of `_shapes`, with the tokens that come to all matrices of a tensor."""
-        for (rows, columns, stacked), is_new in _shapes(self.shapes):
+    def matrices(self) -> Iterator[Matrix]:
+        """Those of the blocks; with the output matrix, nothing is multiplied but where a model runs backward."""
+        places = self.graph.tensors()
+        shapes = (each.tensor.shape for each in places if each.layer is not None and each.tensor.is_matrix)
+        for (rows, columns, stacked), is_new in _shapes(shapes):
             reached = self.tokens if stacked == 1 else min(self.tokens, self.tokens * 8 / stacked) * stacked
-            yield (rows, columns, stacked), reached, is_new
+            yield Matrix(rows, columns, stacked, reached, is_new)
 
 
 def walking(run: Run, tensors: Sequence[PlannedTensor], is_loss_aware: bool) -> float:
     """Operations of the walk that rounds ``tensors``, whose types are known: of both models, with what is summed up for
     it."""
     total = rounding(tensors, is_loss_aware) + run.elements()
-    for (rows, columns, _), reached, is_new in run.matrices():
-        total += FORWARD * 2 * reached * rows * columns + SUMS * reached * columns**2 * is_new
+    for each in run.matrices():
+        total += FORWARD * 2 * each.reached * each.rows * each.columns
+        total += SUMS * each.reached * each.columns**2 * each.is_new
     return total
 
 
 def learning(run: Run) -> float:
-    """Operations of the backward pass that finds out what outputs matter."""
-    total = 2 * run.elements()
-    for (rows, columns, stacked), reached, _ in run.matrices():
-        total += BACKWARD * 2 * reached * rows * columns
-        total += 2 * len(run.lengths) * min(stacked, run.longest) * rows**2 * columns
+    """Operations of the backward pass that finds out what outputs matter: by gradients of the matrices in the blocks,
+    H_O of each sequence; and before, the logits, and the gradients by what they are made of."""
+    total = BACK * run.elements()
+    for each in run.matrices():
+        total += BACKWARD * 2 * each.reached * each.rows * each.columns
+        total += 2 * len(run.lengths) * min(each.stacked, run.longest) * each.rows**2 * each.columns
+    if isinstance(run.graph.head, Head):
+        total += run.tokens * run.graph.head.n_vocab * (2 * 2 * run.graph.head.n_embd + LOGIT)
     return total
 
 
 def watching(run: Run) -> float:
     """Operations of the walks of the float model that tell what types cost."""
-    total = WALKS * run.elements() / 2
-    for (rows, columns, _), reached, is_new in run.matrices():
-        total += WALKS * (2 * reached * rows * columns + SUMS / 2 * reached * columns**2 * is_new)
+    sums = sum(SUMS / 2 * each.reached * each.columns**2 * each.is_new for each in run.matrices())
+    return WALKS * (running(run) + sums)
+
+
+def running(run: Run) -> float:
+    """Operations of the float model alone."""
+    return run.elements() / 2 + sum(2 * each.reached * each.rows * each.columns for each in run.matrices())
+
+
+def trying(matrices: Iterable[tuple[tuple[int, ...], BlockFormat]]) -> float:
+    """Operations of finding AWQ's scales for matrices, or stacks of them, of such shapes and types: some of their rows
+    are encoded for each exponent, and multiplied with some inputs."""
+    total = 0.0
+    for shape, fmt in matrices:
+        each = (LEVELS_TRIED if fmt.name in GRIDS else POINTS_TRIED) + 2 * scaling.SAMPLE
+        total += (len(scaling.EXPONENTS) + 1) * min(scaling.ROWS, prod(shape[:-1])) * shape[-1] * each
     return total
 
 
@@ -113,10 +148,11 @@ def rounding(tensors: Sequence[PlannedTensor], is_loss_aware: bool = False) -> f
     total = 0.0
     for tensor, ((rows, columns, stacked), is_new) in zip(tensors, _shapes(t.shape for t in tensors), strict=True):
         total += FACTOR * stacked * columns**3 * is_new
-        each = SCALARS if tensor.format.name in GRIDS else POINTS
-        total += stacked * rows * columns * (each + DESCENT * columns)
+        points = 0.0 if tensor.format.name in GRIDS else POINTS
+        each = (points or SCALARS) + DESCENT * columns
         if is_loss_aware and tensor.name.startswith("blk."):
-            total += stacked * rows * columns * DESCENT * (rows + columns)
+            each += points + DESCENT * columns + OUTPUTS * rows
+        total += stacked * rows * columns * each
     return total
 
 
@@ -130,14 +166,16 @@ def cpus() -> int:
 
 
 def rate() -> float:
-    """Operations per second of a product of float32 matrices, as numpy computes it now."""
+    """Operations of a product of float32 matrices per second of one CPU, as numpy computes it: whatever else the
+    machine does, and how many threads OpenBLAS would use."""
     a = np.ones((SIDE, SIDE), np.float32)
-    best = float("inf")
-    for _ in range(4):
-        start = time.perf_counter()
+    with single_threaded():
         a @ a
-        best = min(best, time.perf_counter() - start)
-    return 2 * SIDE**3 / best
+        count, start, taken = 0, time.thread_time(), 0.0
+        while taken < MEASURED:
+            a @ a
+            count, taken = count + 1, time.thread_time() - start
+    return 2 * SIDE**3 * count / taken
 
 
 def _shapes(shapes: Iterable[tuple[int, ...]]) -> Iterator[tuple[tuple[int, int, int], bool]]:

@@ -8,15 +8,22 @@ from typing import Any, cast
 
 import numpy as np
 
+from gguflike.blocks import BlockFormat
+from gguflike.calibrate import needs
 from gguflike.calibrate.folds import Fold, Scaling, find
+from gguflike.calibrate.scaling import MagnitudeSums
+from gguflike.calibrate.stream import SUMS
 from gguflike.calibrate.texts import sequences
 from gguflike.checkpoint.elsewhere import Extent
 from gguflike.container import Typed, ValueType
+from gguflike.convert import cost
 from gguflike.convert.calibration import float_model, longest
 from gguflike.convert.effort import Effort
 from gguflike.convert.floats import FloatModel
 from gguflike.convert.sources import Floats, Source, StackSource, check
+from gguflike.convert.stages import FOLDS, Stage, stage_of
 from gguflike.errors import counted
+from gguflike.kernels.engine.host import thread_count
 
 TOKENS = 8192
 """Of text that scales are chosen on: magnitudes of channels are known after few."""
@@ -66,13 +73,26 @@ class FoldedSource:
 
 @dataclass(frozen=True)
 class Folding:
-    """What is to be folded in a conversion, and on which text that is decided."""
+    """What is to be folded in a conversion, and on which text that is decided. ``speed``: operations in a second."""
 
     method: str
     model: FloatModel = field(repr=False, compare=False)
     sequences: tuple[tuple[int, ...], ...] = field(repr=False)
     folds: tuple[Fold, ...] = field(repr=False)
     notices: tuple[str, ...] = ()
+    speed: float | None = field(default=None, compare=False)
+
+    def stage(self, formats: Mapping[str, BlockFormat]) -> Stage:
+        """The stage in which scales are chosen, for tensors of these types by name."""
+        graph, lengths = self.model.graph, tuple(map(len, self.sequences))
+        count = cost.running(cost.Run(graph, lengths))
+        if self.method == "awq":
+            shapes = {place.name: place.tensor.shape for place in graph.tensors()}
+            readers = {name for fold in self.folds for name in fold.multiplied if name in formats}
+            count += cost.trying((shapes[name], formats[name]) for name in readers)
+        threads = thread_count(None)
+        memory = needs.memory(graph, max(lengths), MagnitudeSums(), False, False, threads, SUMS)
+        return stage_of(FOLDS, count, self.speed, needs.BASE + memory)
 
     def lines(self) -> list[str]:
         """What is to be said of it in a plan."""
@@ -92,4 +112,4 @@ def folding_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequence[So
     found, notices = find(model.graph)
     texts = model.texts(effort.texts, effort.chat)
     ids = sequences(texts, model.encode, longest(model), model.begin, min(TOKENS, effort.tokens))
-    return Folding(effort.fold, model, tuple(map(tuple, ids)), tuple(found), tuple(notices))
+    return Folding(effort.fold, model, tuple(map(tuple, ids)), tuple(found), tuple(notices), cost.speed())

@@ -133,7 +133,7 @@ class ConversionPlan:
         found: list[Stage] = []
         calibration, budget = self.calibration, self.budget
         if self.folding is not None:
-            found.append(stages.Stage(stages.FOLDS))
+            found.append(self.folding.stage({tensor.name: tensor.format for tensor in self.tensors}))
         if calibration is not None:
             found += calibration.stages(self.calibrated)
         if budget is not None and calibration is not None:
@@ -178,7 +178,7 @@ class ConversionPlan:
             lines += self.folding.lines()
         if self.calibration is not None:
             lines += self.calibration.lines(self.calibrated)
-        if self.calibration is not None or self.budget is not None:
+        if any(each is not None for each in (self.calibration, self.budget, self.folding)):
             from gguflike.convert import stages
 
             lines += stages.lines(self.stages, 0 if self.calibration is None else self.calibration.disk)

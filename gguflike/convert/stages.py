@@ -8,7 +8,12 @@ from typing import NamedTuple
 from gguflike.convert.cost import duration
 
 FOLDS, OUTPUTS, TYPES, ROUNDING, TUNING = "folds", "outputs", "types", "rounding", "tuning"
-_WORDS = {OUTPUTS: "measuring what outputs matter", TYPES: "choosing types", ROUNDING: "rounding"}
+_WORDS = {
+    FOLDS: "moving scales",
+    OUTPUTS: "measuring what outputs matter",
+    TYPES: "choosing types",
+    ROUNDING: "rounding",
+}
 
 
 class Stage(NamedTuple):
@@ -26,8 +31,8 @@ def stage_of(name: str, operations: float, speed: float | None, memory: int | No
 
 
 def lines(stages: Iterable[Stage], disk: int) -> list[str]:
-    """What a plan says of how long its stages take together, with so many bytes of ``disk`` beside the file; of folds
-    and of tuning they are told elsewhere."""
+    """What a plan says of how long its stages take together, with so many bytes of ``disk`` beside the file; of
+    tuning they are told elsewhere."""
     own = [(each, each.seconds) for each in stages if each.name in _WORDS]
     timed = [(each, seconds) for each, seconds in own if seconds is not None]
     if not timed:
