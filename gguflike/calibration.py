@@ -14,8 +14,9 @@ import numpy.typing as npt
 from gguflike import activations
 from gguflike.container.restate import restate
 from gguflike.convert.calibration import digest
-from gguflike.convert.multiplied import CONTEXT, Multiplied
+from gguflike.convert.multiplied import CONTEXT, CalibrationPlan, Multiplied
 from gguflike.convert.multiplied import calibrate as _calibrate
+from gguflike.convert.multiplied import plan_calibration as _plan_calibration
 from gguflike.convert.observed import Group, Observed, observe
 from gguflike.errors import ArgumentError
 from gguflike.evaluate.models import is_checkpoint
@@ -103,6 +104,38 @@ def calibrate(
         threads=threads,
         progress=progress,
         overwrite=overwrite,
+        chat=render,
+        gguf=gguf,
+    )
+
+
+def plan_calibration(
+    src: StrPath,
+    out: StrPath | None = None,
+    *,
+    calibration: Iterable[StrPath] = (),
+    merge: Iterable[StrPath] = (),
+    hessians: StrPath | None = None,
+    context: int = CONTEXT,
+    tokens: int | None = None,
+    revision: str | None = None,
+    workspace: StrPath | None = None,
+    progress: Progress | None = None,
+) -> CalibrationPlan:
+    """What `calibrate` with these arguments would do: on how many tokens, in how many seconds, with how much memory and
+    disk. No tensor is read, nothing is written; errors as there, but of the target and of the disks."""
+    gguf = not is_checkpoint(src)
+    return _plan_calibration(
+        locate(src, progress) if gguf else src,
+        out,
+        calibration=calibration,
+        merge=merge,
+        hessians=hessians,
+        context=context,
+        tokens=tokens,
+        revision=revision,
+        workspace=workspace,
+        progress=progress,
         chat=render,
         gguf=gguf,
     )

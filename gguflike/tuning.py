@@ -7,6 +7,8 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,17 +16,23 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike import container
+from gguflike.calibrate import needs
 from gguflike.calibrate.forms import FORMS, Form, Stored
 from gguflike.calibrate.reached import lowest
 from gguflike.calibrate.trained import MOVES, Moves
 from gguflike.calibrate.tune import Mark, Tuned, Tuning
 from gguflike.calibrate.tune import tune as train
 from gguflike.container import GGUFFile, Typed, ValueType
-from gguflike.errors import ArgumentError, UnsupportedError, check_choice
+from gguflike.convert import cost
+from gguflike.convert.from_checkpoint import plan_conversion
+from gguflike.convert.quantize import plan_quantization
+from gguflike.convert.stages import TUNING, Stage, document, lines
+from gguflike.errors import ArgumentError, UnsupportedError, check_choice, check_integer
 from gguflike.evaluate import models, texts
 from gguflike.families import config as configs
 from gguflike.families import registry
 from gguflike.families.parts import Graph, Head
+from gguflike.locate import locate
 from gguflike.progress import Progress
 from gguflike.runner.tokenizer import Tokenizer
 from gguflike.tensor import QuantizedTensor
@@ -33,6 +41,8 @@ StrPath = str | os.PathLike[str]
 Floats = npt.NDArray[np.float32]
 CONTEXT = 256
 """Tokens of a sequence."""
+HELD_OUT = 16_384
+"""Tokens of held-out text that are used at most."""
 _DROPPED = ("split.", "gguflike.digest.", "gguflike.quality.", "gguflike.activations.")
 
 
@@ -51,6 +61,114 @@ class TunedFile(NamedTuple):
     def after(self) -> float:
         """That of what was written."""
         return lowest(self.marks)
+
+
+@dataclass(frozen=True)
+class TunePlan:
+    """What `tune` will do: ``moves`` of ``trained`` weights in matrices of those types, in up to ``steps`` steps of
+    ``batch`` sequences of ``context`` tokens, of which the texts ``text`` have so many ``sequences``. ``memory`` and
+    ``disk`` are bytes at most, about; ``seconds`` if nothing else runs."""
+
+    source: str
+    target: str
+    types: tuple[str, ...]
+    moves: Moves
+    trained: int
+    steps: int
+    batch: int
+    context: int
+    text: tuple[str, ...]
+    sequences: int
+    held_out: tuple[str, ...]
+    seconds: float
+    memory: int
+    disk: int
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return (Stage(TUNING, self.seconds, self.memory),)
+
+    def __str__(self) -> str:
+        names = ", ".join(self.text)
+        return "\n".join(
+            [
+                f"{self.source} -> {self.target}",
+                f"{self.moves} of {self.trained:,} weights in {', '.join(self.types)}, and norm gains, in up to "
+                f"{self.steps} steps of {self.batch} of {self.sequences} sequences of {self.context} tokens of "
+                f"{names}, while that helps on {', '.join(self.held_out)}",
+                *lines(self.stages, self.disk),
+            ]
+        )
+
+    def document(self) -> dict[str, Any]:
+        """The same for programs."""
+        said = {key: value for key, value in asdict(self).items() if key not in ("seconds", "memory", "disk")}
+        return {**said, **document(self.stages, self.disk)}
+
+
+def plan_tuning(
+    src: StrPath,
+    out: StrPath,
+    type: str = "Q4_K_M",
+    *,
+    text: Mapping[str, str] | Iterable[StrPath],
+    held_out: Mapping[str, str] | Iterable[StrPath],
+    start: StrPath | None = None,
+    moves: Moves = "codes",
+    steps: int = 160,
+    context: int = CONTEXT,
+    tokens: int = 200_000,
+    imatrix: StrPath | None = None,
+    progress: Progress | None = None,
+) -> TunePlan:
+    """What `tune` with these arguments would do: in how many seconds, with how much memory and disk. No tensor is read,
+    nothing is written; errors as there, but of the target."""
+    check_choice("moves", moves, MOVES)
+    steps = check_integer("steps", steps, 1)
+    if models.is_checkpoint(src):
+        plan = plan_conversion(src, None, type, imatrix=imatrix, tokenizer_proof="warn", progress=progress)
+    else:
+        plan = plan_quantization(locate(src, progress), None, type, imatrix=imatrix)
+    model = plan.float_model()
+    if not isinstance(model.graph.head, Head):
+        raise UnsupportedError("a model without logits has nothing to be tuned by", path=plan.source, got="embeddings")
+    formats = {tensor.name: (tensor.format, tensor.weights) for tensor in plan.tensors}
+    if start is not None:
+        with container.open(start) as file:
+            formats = {name: (info.format, prod(info.shape)) for name, info in file.infos.items()}
+    matrices = [place.name for place in model.graph.tensors() if place.tensor.is_matrix and place.name in formats]
+    trained = [formats[name] for name in matrices if formats[name][0].name in FORMS]
+    options = Tuning(moves=moves, steps=steps)
+    weights = [count for _, count in trained]
+    coarse = sum(count for fmt, count in trained if options.of(fmt) == "codes")
+    tokenizer = Tokenizer({**plan.metadata, **(plan.tokenizer.metadata if plan.tokenizer else {})})
+    named, kept = texts.named(_listed(text), "text"), texts.named(_listed(held_out), "held_out")
+    read, other = (
+        _sequences(field, each, tokenizer, context, most)
+        for field, each, most in (("text", named, tokens), ("held_out", kept, HELD_OUT))
+    )
+    run, evaluated = (cost.Run(model.graph, count * (context,)) for count in (steps * options.batch, len(other)))
+    count = cost.training(run) + (steps // options.every + 1) * cost.saying(evaluated)
+    top = min(options.top, model.graph.embedding.n_vocab)
+    told = (min(len(read), steps * options.batch) + len(other)) * context * top * 2 * np.dtype(np.float32).itemsize
+    floats = plan.parameters * np.dtype(np.float32).itemsize if models.is_checkpoint(src) else 0
+    begin = 0 if start is not None else plan.file_bytes
+    return TunePlan(
+        plan.source,
+        os.fspath(out),
+        tuple(dict.fromkeys(fmt.name for fmt, _ in trained)),
+        moves,
+        sum(weights),
+        steps,
+        options.batch,
+        context,
+        tuple(named),
+        len(read),
+        tuple(kept),
+        count / cost.speed(),
+        needs.BASE + needs.training(model.graph, context, weights, coarse, plan.parameters, cost.cpus()),
+        told + floats + begin,
+    )
 
 
 def tune(
@@ -109,7 +227,7 @@ def tune(
             _matrices(graph, before),
             _values(graph, before),
             _sequences("text", text, tokenizer, context, tokens),
-            _sequences("held_out", held_out, tokenizer, context, 16_384),
+            _sequences("held_out", held_out, tokenizer, context, HELD_OUT),
             folder,
             Tuning(moves=moves, steps=steps),
             threads=threads,

@@ -58,7 +58,18 @@ BELOW = {
     "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "quality", "diff", "convert", "runner"}
     | {"activations", "calibrate"},
     "torch": {"errors", "blocks", "tensor", "container", "calibrate", "convert"},
-    "tuning": {"progress", "errors", "tensor", "container", "families", "calibrate", "convert", "runner", "evaluate"},
+    "tuning": {
+        "progress",
+        "errors",
+        "locate",
+        "tensor",
+        "container",
+        "families",
+        "calibrate",
+        "convert",
+        "runner",
+        "evaluate",
+    },
 }
 # And which rooms of kernels/ each room may import.
 ROOMS = {

@@ -127,6 +127,20 @@ def learning(graph: Graph, longest: int, threads: int) -> int:
     return max(most, FLOAT32 * head)
 
 
+def training(graph: Graph, longest: int, trained: Sequence[int], coarse: int, weights: int, threads: int) -> int:
+    """Bytes that tuning end to end takes at most, of a model of so many ``weights``: matrices that are ``trained`` have
+    so many each, of which the codes of ``coarse`` move.
+
+    Floats of the model, as it is and as its blocks decode; gradients of what is trained, added up and of each thread;
+    codes at the beginning, now and at best; real weights behind codes that move and their integer scales, of 16 or more
+    each, with both of Adam's moments; and what a sequence of ``longest`` tokens computes.
+    """
+    lasting = FLOAT32 * 2 * weights + (FLOAT32 * (1 + threads) + 3) * sum(trained) + 14 * coarse
+    activations = FLOAT32 * longest * (8 * _widest(graph) + 2 * graph.embedding.n_embd * len(graph.blocks))
+    logits = FLOAT32 * longest * graph.embedding.n_vocab * 6
+    return lasting + FLOAT32 * 6 * max(trained, default=0) + threads * (activations + logits)
+
+
 def alone(graph: Graph) -> int:
     """Bytes at the largest matrix of a model that is rounded by itself, without C."""
     matrices = (tensor for block in graph.blocks for step in block for tensor in _matrices(step.tensors()))

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from gguflike.cli.arguments import positive
-from gguflike.cli.output import clean, print_json
+from gguflike.cli.output import clean, print_json, show
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.usage import UsageError
 from gguflike.errors import counted
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workspace", metavar="FOLDER", help="for hidden states, until the end (default: beside the target)")
     add("--threads", type=positive, help="threads (default: all CPUs)")
     add("--overwrite", action="store_true", help="replace the target")
+    add("--dry-run", action="store_true", help="print the plan, run and write nothing")
     add("--json", action="store_true", help="one JSON document")
 
 
@@ -51,16 +52,20 @@ def run(args: argparse.Namespace) -> int:
         return _run_activations(args)
     if args.out is None and args.hessians is None:
         raise UsageError("nothing to write: give -o FILE, or --hessians FOLDER, or both")
-    from gguflike.calibration import calibrate
+    from gguflike.calibration import calibrate, plan_calibration
 
-    names = ("out", "calibration", "merge", "hessians", "context", "tokens", "revision", "workspace", "threads")
+    names = ("out", "calibration", "merge", "hessians", "context", "tokens", "revision", "workspace")
+    options = {name: getattr(args, name) for name in names}
+    if args.dry_run:
+        with progress_bar() as progress:
+            plan = plan_calibration(args.source, **options, progress=progress)
+        if args.json:
+            print_json(plan.document())
+        else:
+            show(args, str(plan))
+        return 0
     with progress_bar("") as progress:
-        made = calibrate(
-            args.source,
-            **{name: getattr(args, name) for name in names},
-            overwrite=args.overwrite,
-            progress=progress,
-        )
+        made = calibrate(args.source, **options, threads=args.threads, overwrite=args.overwrite, progress=progress)
     if args.json:
         print_json(document(made))
     else:
@@ -73,6 +78,8 @@ def _run_activations(args: argparse.Namespace) -> int:
     for option, value in {**given, "--revision": args.revision}.items():
         if value:
             raise UsageError(f"--activations writes into SRC itself: {option} has no part in that")
+    if args.dry_run:
+        raise UsageError("--activations has no plan: it runs text through SRC for some minutes, and then chooses")
     from dataclasses import asdict
 
     from gguflike.calibration import TOKENS, calibrate_activations

@@ -269,8 +269,8 @@ def calibration_document(plan: ConversionPlan) -> dict[str, Any] | None:
     found, calibration = plan.stages, plan.calibration
     if not found:
         return None
-    known = [each.memory for each in found if each.memory is not None]
-    timed = [each.seconds for each in found if each.seconds is not None]
+    from gguflike.convert import stages
+
     about: dict[str, Any] = {"effort": 0, "texts": [], "tokens": 0, "hessians": None}
     if calibration is not None:
         about = calibration.document()
@@ -278,8 +278,5 @@ def calibration_document(plan: ConversionPlan) -> dict[str, Any] | None:
         **about,
         "fold": None if plan.folding is None else plan.folding.method,
         "limit": None if plan.budget is None else plan.budget.limit.label,
-        "stages": [{"name": each.name, "seconds": each.seconds, "memory_bytes": each.memory} for each in found],
-        "seconds": sum(timed) if timed else None,
-        "memory_bytes": max(known, default=None),
-        "disk_bytes": 0 if calibration is None else calibration.disk,
+        **stages.document(found, 0 if calibration is None else calibration.disk),
     }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from gguflike.cli.arguments import positive
-from gguflike.cli.output import clean, print_json
+from gguflike.cli.output import clean, print_json, show
 from gguflike.cli.progress import progress_bar
 
 
@@ -36,29 +37,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--imatrix", metavar="F", help="importance matrix for what training begins with")
     add("--overwrite", action="store_true", help="replace OUT")
     add("--threads", type=positive, help="threads (default: all CPUs)")
+    add("--dry-run", action="store_true", help="print the plan, train and write nothing")
     add("--json", action="store_true", help="one JSON document")
 
 
 def run(args: argparse.Namespace) -> int:
-    from gguflike.tuning import tune
+    from gguflike.tuning import plan_tuning, tune
 
+    names = ("text", "held_out", "start", "moves", "steps", "context", "tokens", "imatrix")
+    options: dict[str, Any] = {name: getattr(args, name) for name in names}
     with progress_bar() as progress:
-        result = tune(
-            args.source,
-            args.out,
-            args.type,
-            text=args.text,
-            held_out=args.held_out,
-            start=args.start,
-            moves=args.moves,
-            steps=args.steps,
-            context=args.context,
-            tokens=args.tokens,
-            imatrix=args.imatrix,
-            overwrite=args.overwrite,
-            threads=args.threads,
-            progress=progress,
-        )
+        asked = (args.source, args.out, args.type)
+        if args.dry_run:
+            plan = plan_tuning(*asked, **options, progress=progress)
+        else:
+            result = tune(*asked, **options, overwrite=args.overwrite, threads=args.threads, progress=progress)
+    if args.dry_run:
+        if args.json:
+            print_json(plan.document())
+        else:
+            show(args, str(plan))
+        return 0
     if args.json:
         marks = [mark._asdict() for mark in result.marks]
         print_json({"path": result.path, "before": result.before, "after": result.after, "marks": marks})

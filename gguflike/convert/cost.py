@@ -105,10 +105,33 @@ def learning(run: Run) -> float:
     return total
 
 
+def saying(run: Run) -> float:
+    """Operations of the model in floats up to its logits, and what these say beside others."""
+    total = running(run)
+    if isinstance(run.graph.head, Head):
+        total += run.tokens * run.graph.head.n_vocab * (2 * run.graph.head.n_embd + LOGIT)
+    return total
+
+
+def training(run: Run) -> float:
+    """Operations of training on so many sequences: what the float model says of them, and by which it is to be told how
+    far the other is from that, forward and backward."""
+    total = saying(run) + BACK * run.elements()
+    for each in run.matrices():
+        total += BACKWARD * 2 * each.reached * each.rows * each.columns
+    if isinstance(run.graph.head, Head):
+        total += run.tokens * run.graph.head.n_vocab * (3 * 2 * run.graph.head.n_embd + LOGIT)
+    return total
+
+
 def watching(run: Run) -> float:
     """Operations of the walks of the float model that tell what types cost."""
-    sums = sum(SUMS / 2 * each.reached * each.columns**2 * each.is_new for each in run.matrices())
-    return WALKS * (running(run) + sums)
+    return WALKS * (running(run) + summing(run))
+
+
+def summing(run: Run) -> float:
+    """Operations of summing up Gram matrices of what the float model multiplies."""
+    return sum(SUMS / 2 * each.reached * each.columns**2 * each.is_new for each in run.matrices())
 
 
 def running(run: Run) -> float:

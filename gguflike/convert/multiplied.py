@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ import numpy as np
 
 from gguflike.calibrate import files as disk
 from gguflike.calibrate import needs, store
-from gguflike.calibrate.stream import stream
-from gguflike.calibrate.sums import Hessians, Importance, Importances, Stacks, Together
-from gguflike.calibrate.texts import sequences
+from gguflike.calibrate.stream import SUMS, stream
+from gguflike.calibrate.sums import Collecting, Hessians, Importance, Importances, Stacks, Together
+from gguflike.calibrate.texts import Text, sequences
 from gguflike.container import check_free, check_target
 from gguflike.container.claimed import claimed, emptied
 from gguflike.container.publish import check_folder
+from gguflike.convert import cost
 from gguflike.convert import imatrix as imatrices
 from gguflike.convert.calibration import longest
 from gguflike.convert.effort import Chat, files_of
@@ -33,7 +34,9 @@ from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.quantize import plan_quantization
 from gguflike.convert.resume import made_of
 from gguflike.convert.sources import closing_sources
-from gguflike.errors import ArgumentError, check_integer, check_threads
+from gguflike.convert.stages import INPUTS, Stage, document, lines, stage_of
+from gguflike.errors import ArgumentError, check_integer, check_threads, counted
+from gguflike.kernels.engine.host import thread_count
 from gguflike.progress import Progress
 
 StrPath = str | os.PathLike[str]
@@ -54,6 +57,84 @@ class Multiplied:
     tokens: int
     matrices: int
     unreached: dict[str, int]
+
+
+@dataclass(frozen=True)
+class CalibrationPlan:
+    """What `calibrate` will do: run ``sequences`` (token ids) of the ``texts`` through the ``model`` of the plan
+    ``source``, each of at most ``length`` tokens, for an importance matrix at ``target``, with the sums ``merged`` into
+    it, and Gram matrices in ``hessians``. Hidden states are in ``folder`` meanwhile. ``speed``: operations in a second.
+    """
+
+    source: ConversionPlan = field(repr=False)
+    model: FloatModel = field(repr=False)
+    texts: tuple[Text, ...] = field(repr=False)
+    sequences: tuple[tuple[int, ...], ...] = field(repr=False)
+    length: int
+    target: Path | None
+    hessians: Path | None
+    folder: Path
+    merged: tuple[Imatrix, ...] = field(repr=False)
+    speed: float = field(compare=False)
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.sequences))
+
+    @property
+    def last(self) -> Path:
+        """What is written in the end."""
+        return self.target if self.target is not None else self.hessians or Path()
+
+    @property
+    def collecting(self) -> Collecting:
+        return Importances() if self.hessians is None else Together((Importances(), Hessians()))
+
+    @property
+    def states(self) -> int:
+        """Bytes of the disk in ``folder``."""
+        return needs.disk(self.model.graph, self.tokens, self.collecting, False)
+
+    @property
+    def disk(self) -> int:
+        """Bytes of the disk until the end."""
+        kept = 0 if self.hessians is None else sum(needs.kept(self.model.graph).values())
+        return self.states + kept
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The one thing that is done: inputs are summed up."""
+        run = cost.Run(self.model.graph, tuple(map(len, self.sequences)))
+        count = cost.running(run) + (0.0 if self.hessians is None else cost.summing(run))
+        threads, collecting = thread_count(None), self.collecting
+        memory = needs.memory(self.model.graph, max(run.lengths), collecting, False, False, threads, SUMS)
+        return (stage_of(INPUTS, count, self.speed, needs.BASE + memory),)
+
+    def __str__(self) -> str:
+        names = ", ".join(text.name for text in self.texts)
+        length = counted(len(self.sequences), "sequence")
+        said = [
+            f"{self.source.source} -> {', '.join(str(each) for each in (self.target, self.hessians) if each)}",
+            f"{self.tokens:,} tokens of {names}, in {length} of up to {self.length}",
+            *lines(self.stages, self.disk),
+        ]
+        if self.merged:
+            said.append(f"merged: {', '.join(str(path) for each in self.merged for path in each.paths)}")
+        return "\n".join([*said, *(f"notice: {notice}" for notice in self.source.notices)])
+
+    def document(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {
+            "source": self.source.source,
+            "importance": None if self.target is None else str(self.target),
+            "hessians": None if self.hessians is None else str(self.hessians),
+            "texts": [text.name for text in self.texts],
+            "tokens": self.tokens,
+            "sequences": len(self.sequences),
+            "longest_sequence": self.length,
+            "notices": list(self.source.notices),
+            **document(self.stages, self.disk),
+        }
 
 
 def calibrate(
@@ -91,39 +172,86 @@ def calibrate(
     OutputError where the disks have no room for all that, which is known before the model runs, and where another
     process calibrates for the same target, or into the same folder.
     """
-    check_integer("context", context, 2)
     check_threads(threads)
+    for target in [Path(each) for each in (out, None if hessians is None else Path(hessians) / store.INDEX) if each]:
+        check_free(target, overwrite)
+    if out is not None:
+        check_folder(out)
+    planned = plan_calibration(
+        src,
+        out,
+        calibration=calibration,
+        merge=merge,
+        hessians=hessians,
+        context=context,
+        tokens=tokens,
+        revision=revision,
+        workspace=workspace,
+        progress=progress,
+        chat=chat,
+        gguf=gguf,
+    )
+    return _execute(planned, threads, progress, overwrite)
+
+
+def plan_calibration(
+    src: StrPath,
+    out: StrPath | None = None,
+    *,
+    calibration: Iterable[StrPath] = (),
+    merge: Iterable[StrPath] = (),
+    hessians: StrPath | None = None,
+    context: int = CONTEXT,
+    tokens: int | None = None,
+    revision: str | None = None,
+    workspace: StrPath | None = None,
+    progress: Progress | None = None,
+    chat: Chat | None = None,
+    gguf: bool = False,
+) -> CalibrationPlan:
+    """What `calibrate` would do, which has the same arguments. Nothing is run or written; texts are read. Errors as
+    there, but of the target and of the disks."""
+    check_integer("context", context, 2)
     if tokens is not None:
         check_integer("tokens", tokens, 2)
     if out is None and hessians is None:
         raise ArgumentError("nothing is asked for", field="out", remedy="give `out`, or `hessians`, or both")
-    for target in [Path(each) for each in (out, None if hessians is None else Path(hessians) / store.INDEX) if each]:
-        check_free(target, overwrite)
     files = files_of("calibration", calibration)
     others = [imatrices.read(each) for each in files_of("merge", merge)]
     plan = plan_quantization(src, None, COPY.name) if gguf else _plan(src, revision, progress)
     if out is not None:
         check_target(out, [*plan.inputs, *files, *(path for each in others for path in each.paths)])
-        check_folder(out)
     model = plan.float_model()
     imatrices.merge([_nothing(model), *others], "")  # what does not fit is known before anything takes time
     texts = model.texts(files, chat)
     length = longest(model, context)
-    ids = sequences(texts, model.encode, length, model.begin, tokens)
-    count = sum(map(len, ids))
     last = Path(out if out is not None else hessians or "")
-    folder = Path(workspace if workspace is not None else last.parent) / f".{last.name}.calibration"
-    place = None if hessians is None else Path(hessians)
+    return CalibrationPlan(
+        plan,
+        model,
+        tuple(texts),
+        tuple(map(tuple, sequences(texts, model.encode, length, model.begin, tokens))),
+        length,
+        None if out is None else Path(out),
+        None if hessians is None else Path(hessians),
+        Path(workspace if workspace is not None else last.parent) / f".{last.name}.calibration",
+        tuple(others),
+        cost.speed(),
+    )
+
+
+def _execute(planned: CalibrationPlan, threads: int | None, progress: Progress | None, overwrite: bool) -> Multiplied:
+    plan, model, place, folder = planned.source, planned.model, planned.hessians, planned.folder
+    texts, ids, length = planned.texts, [list(each) for each in planned.sequences], planned.length
     key = made_of(plan, repr((ids, None if place is None else str(place.resolve()))))
-    collecting = Importances() if place is None else Together((Importances(), Hessians()))
     made = Imatrix("", (), {}, tuple(text.name for text in texts), len(ids), length)
     with ExitStack() as stack:
         for each in (folder, place):
             if each is not None:
-                stack.enter_context(claimed(each, f"calibrating for {last}"))
+                stack.enter_context(claimed(each, f"calibrating for {planned.last}"))
         if not (folder / key[:16]).exists():  # nothing is there, or what was made of other files or options
             emptied(folder)
-        missing = {folder: needs.disk(model.graph, count, collecting, False) - disk.taken(folder.rglob("*"))}
+        missing = {folder: planned.states - disk.taken(folder.rglob("*"))}
         if place is not None:
             missing[place] = store.missing(place, needs.kept(model.graph))
         disk.check_rooms(missing)
@@ -138,7 +266,7 @@ def calibrate(
             None,
             folder,
             found=found.take,
-            collecting=collecting,
+            collecting=planned.collecting,
             rows=model.rows,
             length=length,
             key=key,
@@ -149,17 +277,17 @@ def calibrate(
         if place is not None:
             about = About.of(plan.source, texts, ids, length, model.rest())
             store.finish(place, about._asdict(), groups)
-        if out is not None:
-            sums = imatrices.merge([replace(made, entries=entries), *others], Path(out).name)
-            imatrices.write(out, sums, overwrite, plan.inputs)
+        if planned.target is not None:
+            sums = imatrices.merge([replace(made, entries=entries), *planned.merged], planned.target.name)
+            imatrices.write(planned.target, sums, overwrite, plan.inputs)
         shutil.rmtree(folder)
     return Multiplied(
         plan.source,
-        None if out is None else Path(out),
+        planned.target,
         place,
         made.datasets,
         len(ids),
-        count,
+        planned.tokens,
         len(entries),
         {name: missed for name, entry in entries.items() if (missed := int((entry.counts == 0).sum()))},
     )

@@ -181,7 +181,8 @@ class ConversionPlan:
         if any(each is not None for each in (self.calibration, self.budget, self.folding)):
             from gguflike.convert import stages
 
-            lines += stages.lines(self.stages, 0 if self.calibration is None else self.calibration.disk)
+            own = [each for each in self.stages if each.name != stages.TUNING]  # which says that itself
+            lines += stages.lines(own, 0 if self.calibration is None else self.calibration.disk)
         if self.tuning is not None:
             lines += self.tuning.lines()
         if self.budget is not None:

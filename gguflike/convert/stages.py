@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gguflike.convert.cost import duration
 
-FOLDS, OUTPUTS, TYPES, ROUNDING, TUNING = "folds", "outputs", "types", "rounding", "tuning"
+FOLDS, INPUTS, OUTPUTS, TYPES, ROUNDING, TUNING = "folds", "inputs", "outputs", "types", "rounding", "tuning"
 _WORDS = {
     FOLDS: "moving scales",
     OUTPUTS: "measuring what outputs matter",
     TYPES: "choosing types",
     ROUNDING: "rounding",
+    TUNING: "training",
 }
 
 
@@ -31,20 +32,31 @@ def stage_of(name: str, operations: float, speed: float | None, memory: int | No
 
 
 def lines(stages: Iterable[Stage], disk: int) -> list[str]:
-    """What a plan says of how long its stages take together, with so many bytes of ``disk`` beside the file; of
-    tuning they are told elsewhere."""
-    own = [(each, each.seconds) for each in stages if each.name in _WORDS]
-    timed = [(each, seconds) for each, seconds in own if seconds is not None]
+    """What a plan says of how long its stages take together, with so many bytes of ``disk`` beside the file."""
+    timed = [(each, each.seconds) for each in stages if each.seconds is not None]
     if not timed:
         return []
     memory = max((each.memory for each, _ in timed if each.memory is not None), default=0)
     takes = [size for size in (_of(memory, "memory"), _of(disk, "disk until the end")) if size]
-    what = "calibrating" if disk else _WORDS[timed[-1][0].name]
+    what = "calibrating" if disk and timed[-1][0].name != TUNING else _WORDS[timed[-1][0].name]
     where = f"{what} takes about {duration(sum(seconds for _, seconds in timed))} where nothing else runs"
     said = [", ".join([where, *takes[:-1], *(f"and {each}" for each in takes[-1:])])]
     if len(timed) > 1:
         said.append("of that " + ", ".join(f"{_WORDS[each.name]} {duration(seconds)}" for each, seconds in timed))
     return said
+
+
+def document(stages: Iterable[Stage], disk: int) -> dict[str, Any]:
+    """The stages for programs, and what they take together."""
+    found = list(stages)
+    known = [each.memory for each in found if each.memory is not None]
+    timed = [each.seconds for each in found if each.seconds is not None]
+    return {
+        "stages": [{"name": each.name, "seconds": each.seconds, "memory_bytes": each.memory} for each in found],
+        "seconds": sum(timed) if timed else None,
+        "memory_bytes": max(known, default=None),
+        "disk_bytes": disk,
+    }
 
 
 def _of(size: int, what: str) -> str:

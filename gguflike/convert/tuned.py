@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gguflike.calibrate import needs
 from gguflike.calibrate.forms import FORMS
 from gguflike.calibrate.reached import Mark, lowest, save
 from gguflike.calibrate.texts import sequences
 from gguflike.calibrate.trained import Moves
 from gguflike.container import FilePlan, Writer
 from gguflike.container.plan import with_values
+from gguflike.convert import cost
 from gguflike.convert.calibration import Calibration
-from gguflike.convert.cost import cpus, speed
+from gguflike.convert.cost import cpus
 from gguflike.convert.plan import ConversionPlan
-from gguflike.convert.planned import PlannedTensor
 from gguflike.convert.resume import made_of
 from gguflike.convert.tuning import TuningPlan, metadata, size_of
 from gguflike.errors import ArgumentError, UnsupportedError, counted
@@ -65,41 +66,29 @@ def tuning_of(plan: ConversionPlan) -> TuningPlan:
         )
     most = int(_SHARE * machine_bytes())
     coarse = sum(tensor.weights for tensor in trained if tensor.format.bits_per_weight <= BITS)
-    needs = {"codes": memory(plan, trained, coarse, cpus()), "scales": memory(plan, trained, 0, cpus())}
+    graph, longest = calibration.graph, min(SEQUENCE, calibration.sequence)
+    weights = [tensor.weights for tensor in trained]
+    sizes = {
+        moves: needs.training(graph, longest, weights, moved, plan.parameters, cpus())
+        for moves, moved in (("codes", coarse), ("scales", 0))
+    }
     if not coarse:
-        del needs["codes"]
-    fits = [moves for moves, size in needs.items() if size <= most]
+        del sizes["codes"]
+    fits = [moves for moves, size in sizes.items() if size <= most]
     if not fits:
         raise UnsupportedError(
             "the model is too large to be tuned on this machine: it is in memory in float32, several times",
             field="effort",
             expected=f"at most {size_of(most)}",
-            got=size_of(needs["scales"]),
+            got=size_of(sizes["scales"]),
             remedy="`effort=2` holds one layer at a time; or a machine with more memory",
         )
     moves: Any = fits[0]
-    tokens = STEPS * BATCH * min(SEQUENCE, calibration.sequence)
-    seconds = 8.0 * plan.parameters * tokens / speed()
+    run, marks = cost.Run(graph, STEPS * BATCH * (longest,)), STEPS // EVERY + 1
+    evaluated = cost.Run(graph, -(-HELD_OUT // longest) * (longest,))
+    seconds = (cost.training(run) + marks * cost.saying(evaluated)) / cost.speed()
     held_out = tuple(text.name for text in calibration.held_out)
-    return TuningPlan(moves, needs[moves], seconds, held_out, BITS, STEPS, BATCH, SEQUENCE)
-
-
-def memory(plan: ConversionPlan, trained: Sequence[PlannedTensor], coarse: int, threads: int) -> int:
-    """Bytes that tuning takes at most, from shapes alone, where the codes of so many weights, ``coarse``, move.
-
-    Floats of the model, as it is and as its blocks decode; gradients of what is trained, added up and of each thread;
-    codes at the beginning, now and at best; real weights behind codes that move and their integer scales, of 16 or more
-    each, with both of Adam's moments; and what a sequence computes.
-    """
-    assert isinstance(plan.calibration, Calibration)
-    graph, tokens = plan.calibration.graph, min(SEQUENCE, plan.calibration.sequence)
-    weights, moved = plan.parameters, sum(tensor.weights for tensor in trained)
-    largest = max((tensor.weights for tensor in trained), default=0)
-    lasting = 4 * 2 * weights + (4 * (1 + threads) + 3) * moved + 14 * coarse
-    widest = max((mixer.widest for mixer in graph.mixers()), default=graph.embedding.n_embd)
-    activations = 4 * tokens * (8 * widest + 2 * graph.embedding.n_embd * len(graph.blocks))
-    logits = 4 * tokens * graph.embedding.n_vocab * 6
-    return lasting + 4 * 6 * largest + threads * (activations + logits)
+    return TuningPlan(moves, sizes[moves], seconds, held_out, BITS, STEPS, BATCH, SEQUENCE)
 
 
 def header(planned: ConversionPlan, done: ConversionPlan) -> FilePlan:
