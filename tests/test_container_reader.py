@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from gguflike import container
 from gguflike.blocks import FORMATS, format_by_id
+from gguflike.cli import main
 from gguflike.container import ValueType, header, layout
 from gguflike.container.layout import FOREIGN_TYPES, MAX_HEADER_BYTES
 from gguflike.container.places import Gaps
@@ -568,3 +569,11 @@ def test_foreign_types_are_the_numbers_that_ggml_skips() -> None:
     known = {kind.value for kind in gguf.GGMLQuantizationType}
     skipped = {number for number in range(max(known)) if number not in known}
     assert {number for number in FOREIGN_TYPES if number < max(known)} == skipped
+
+
+@pytest.mark.parametrize("name", ["\0", "a\0.gguf"])
+def test_what_is_no_name_is_an_error_of_the_system(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(OSError, match="Invalid argument"):
+        container.open(name)
+    assert main(["inspect", name]) == 1
+    assert "internal error" not in capsys.readouterr().err

@@ -43,10 +43,14 @@ _locked: set[int] = set()  # descriptors that forked processes must not keep
 
 
 def open_file(path: StrPath, flags: int, *more: str) -> int:
-    """A descriptor, as ``os.open`` gives it: of bytes, not text. ``more`` names flags that some systems lack."""
+    """A descriptor, as ``os.open`` gives it: of bytes, not text. ``more`` names flags that some systems lack. OSError
+    also for what is no name on any system."""
     for name in ("O_BINARY", *more):
         flags |= getattr(os, name, 0)
-    return os.open(path, flags, 0o666)
+    try:
+        return os.open(path, flags, 0o666)
+    except ValueError as error:  # a null byte, or half of a surrogate pair
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path) from error
 
 
 def open_direct(path: StrPath) -> int:
