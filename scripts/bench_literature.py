@@ -289,6 +289,7 @@ def main() -> None:
     parser.add_argument("--calibration-tokens", type=int, default=16384)
     parser.add_argument("--text", nargs="+", default=[], help="held-out text")
     parser.add_argument("--tokens", type=int, default=8192, help="of each held-out text")
+    parser.add_argument("--threads", type=int, default=1, help="of weights; seconds are of all threads' CPU time")
     parser.add_argument("--types", nargs="+", help="rows of these types only")
     parser.add_argument("--training", action="store_true", help="also rows that train: LSQ, QAT, effort 3")
     parser.add_argument("--observers", nargs="+", default=list(ranges.OBSERVERS), help="of static activations")

@@ -102,10 +102,12 @@ def measure(rows: list[Row], kept: dict[str, dict[str, Any]], held_out: HeldOut,
         truth = Path(place) / "f32.gguf"
         convert(args.model, truth, "F32")
         for row in rows:
-            out, start = Path(place) / "out.gguf", time.perf_counter()
+            out, start = Path(place) / "out.gguf", time.process_time()
             make(row, args, out, Path(place))
-            seconds = time.perf_counter() - start
-            (found,) = evaluate_all([out], held_out, truth, tokens=args.tokens, activations=row.activations)
+            seconds = time.process_time() - start
+            (found,) = evaluate_all(
+                [out], held_out, truth, tokens=args.tokens, threads=args.threads, activations=row.activations
+            )
             figures = {each.kind: each.kl for each in found.qualities if each.kl is not None}
             kept[row.key] = {
                 "bytes": out.stat().st_size,
@@ -140,20 +142,30 @@ def table(rows: list[Row], kept: dict[str, dict[str, Any]], kinds: list[str]) ->
 
 def make(row: Row, args: argparse.Namespace, out: Path, place: Path) -> None:
     """Write the file of a method to ``out``."""
-    asked: dict[str, Any] = {"pure": True, "overwrite": True, "resume": False, **row.options}
+    asked: dict[str, Any] = {"pure": True, "overwrite": True, "resume": False, "threads": args.threads}
+    asked |= row.options
     if "effort" in row.options or "fold" in row.options:
         asked |= {"calibration": args.calibration, "calibration_tokens": args.calibration_tokens}
     if row.torch:
         train_in_torch(args, row.type, out, place)
         return
     if row.size_of is not None:
-        convert(args.model, place / "of.gguf", row.size_of, overwrite=True)
+        convert(args.model, place / "of.gguf", row.size_of, overwrite=True, threads=args.threads)
         asked |= {"size": (place / "of.gguf").stat().st_size, "pure": False}
     begin = out if row.moves is None else place / "begin.gguf"
     convert(args.model, begin, row.type, **asked)
     if row.moves is not None:  # the last text of the calibration says when to stop
         *texts, held = args.calibration
-        gguflike.tune(args.model, out, start=begin, text=texts, held_out=[held], moves=row.moves, overwrite=True)
+        gguflike.tune(
+            args.model,
+            out,
+            start=begin,
+            text=texts,
+            held_out=[held],
+            moves=row.moves,
+            overwrite=True,
+            threads=args.threads,
+        )
 
 
 def train_in_torch(args: argparse.Namespace, name: str, out: Path, place: Path) -> None:
@@ -165,6 +177,7 @@ def train_in_torch(args: argparse.Namespace, name: str, out: Path, place: Path) 
     import gguflike.torch as fake
 
     torch.manual_seed(0)
+    torch.set_num_threads(args.threads)  # more wait for each other by spinning, where others have the cores
     model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
     teacher = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
