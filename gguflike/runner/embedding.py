@@ -60,7 +60,7 @@ def embed(model: Model, texts: str | Iterable[str], pooling: str | None, normali
 
 def of_tokens(model: Model, ids: list[int], pooling: str | None, normalize: bool, truncate: bool) -> Floats:
     """The vector (n,) of a text that is token ids already. Errors as of ``Model.embed`` and ``Model.hidden``."""
-    pooler, kind = _pooler(model), _kind(model, pooling)
+    pooler, kind = embedder(model, pooling)
     tokens = fitting(model, Tokens(ids, len(ids), 0), truncate)
     vector = pooler.pooled(model.hidden(tokens.ids, last=kind == "last"), kind)
     return unit(vector) if normalize else vector
@@ -80,20 +80,19 @@ def scores(model: Model, texts: Iterable[str | tuple[str, str]], truncate: bool)
 def rerank(model: Model, query: str, documents: str | Iterable[str], truncate: bool) -> Floats:
     """As of ``Model.rerank``."""
     check_text("query", query)
-    _ranker(model)
+    pooler = ranker(model)
     listed = checked_texts("documents", documents)
-    return np.array([ranked(model, query, document, truncate)[0] for document in listed], np.float32)
+    pairs = (paired(model.tokenizer, query, document) for document in listed)
+    return np.array([_pooled(model, pooler, pair, truncate)[0] for pair in pairs], np.float32)
 
 
-def ranked(model: Model, query: str, document: str, truncate: bool) -> tuple[np.float32, int]:
-    """The score of one document, and how many tokens it and the query are before they are cut. Errors as of
-    ``Model.rerank``."""
-    pooler = _ranker(model)
-    pair = paired(model.tokenizer, query, document)
-    return _pooled(model, pooler, pair, truncate)[0], len(pair.ids)
+def ranked(model: Model, pair: Tokens) -> Floats:
+    """The score (1,) of a query and a document, which are tokens already. Errors as of ``Model.rerank``."""
+    return _pooled(model, ranker(model), pair, truncate=False)[:1]
 
 
-def _ranker(model: Model) -> Pooler:
+def ranker(model: Model) -> Pooler:
+    """What makes the score of a document. UnsupportedError where the model ranks none."""
     pooler = _classifier(model)
     if len(pooler.part.labels) != 1 and not pooler.part.probabilities:
         raise UnsupportedError(
@@ -112,6 +111,12 @@ def checked_texts(name: str, texts: str | Iterable[str]) -> list[str]:
     if not listed:
         raise ArgumentError("no texts", field=name, expected="at least one")
     return listed
+
+
+def embedder(model: Model, pooling: str | None) -> tuple[Pooler, str]:
+    """What makes vectors, and how those of tokens become one. UnsupportedError where the model has none, ArgumentError
+    where neither the file nor ``pooling`` says how."""
+    return _pooler(model), _kind(model, pooling)
 
 
 def _pooler(model: Model) -> Pooler:

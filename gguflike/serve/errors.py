@@ -87,6 +87,20 @@ def too_long(prompt: int, context: int, param: str = "messages") -> ApiError:
     )
 
 
+def text_too_long(tokens: int, context: int, param: str, cut: bool) -> ApiError:
+    """400: a text of which a vector or a score is wanted does not fit, also if as much as may be is ``cut``. Clients
+    read what they do of `too_long`."""
+    remedy = "Shorten the text." if cut else 'Shorten the text, or have it cut by "truncate": true.'
+    return ApiError(
+        400,
+        f"{param}: the text is too long: {tokens} tokens > {context} maximum. This model's maximum context length is "
+        f"{context} tokens. {remedy}",
+        code="context_length_exceeded",
+        param=param,
+        more={"n_prompt_tokens": tokens, "n_ctx": context},
+    )
+
+
 def overloaded(message: str, seconds: int) -> ApiError:
     """503: not now, but in so many seconds."""
     return ApiError(503, message, code="overloaded", retry_after=seconds)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from gguflike.runner.embedding import of_tokens, ranked, single
+from gguflike.errors import UnsupportedError
+from gguflike.runner.embedding import Tokens, embedder, fitting, of_tokens, paired, ranked, ranker, single
 from gguflike.runner.pooling import KINDS
 from gguflike.serve import sse
-from gguflike.serve.context import Call, new_id
-from gguflike.serve.errors import refused
+from gguflike.serve.context import Call, check_ids, new_id
+from gguflike.serve.errors import refused, text_too_long
 from gguflike.serve.models import Loaded
 from gguflike.serve.parameters import (
     BOOLEAN,
@@ -24,6 +25,7 @@ from gguflike.serve.parameters import (
     ignored,
     integer,
     listed,
+    not_done,
     texts,
 )
 
@@ -34,6 +36,15 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 _MOST_TEXTS = 2048
+
+_FLOATS = "vectors are of floats; encoding_format base64 packs them"
+_CUT = not_done({"truncation_direction": "the end of a text is cut"}, "right", "Right")
+
+
+def _on(name: str, reason: str) -> Parameter:
+    """A parameter of other servers that is always true here."""
+    return Parameter(name, {}, "", refused=reason, neutral=(None, True))
+
 
 EMBEDDINGS = (
     Parameter(
@@ -50,6 +61,19 @@ EMBEDDINGS = (
     ),
     Parameter("dimensions", integer(1, 1 << 20), "The model's own length, which vectors have in any case"),
     Parameter("pooling", choice(*KINDS), "How tokens' vectors become one, where the file does not say it"),
+    *not_done(
+        {
+            "truncate_prompt_tokens": "use truncate",
+            "output_dimension": "vectors have the model's own length",
+            "late_chunking": "each text is computed by itself",
+            "prompt_name": "put the prompt before the text",
+        },
+    ),
+    *not_done({"embedding_type": _FLOATS, "output_dtype": _FLOATS}, "float"),
+    *_CUT,
+    _on("normalize", "embd_normalize -1 gives vectors as they are"),
+    _on("normalized", "embd_normalize -1 gives vectors as they are"),
+    _on("add_special_tokens", "send token ids"),
     *ignored("user", "input_type", "task"),
 )
 
@@ -75,6 +99,8 @@ RERANK = (
     Parameter("top_n", integer(1, 1 << 31), "How many results; without: all"),
     Parameter("return_documents", BOOLEAN, "Put the text into each result"),
     Parameter("truncate", BOOLEAN, "Cut documents that are longer than the context"),
+    *not_done({"rank_fields": "documents are texts", "return_embeddings": "use /v1/embeddings"}, []),
+    *_CUT,
     *ignored("user", "max_chunks_per_doc", "max_tokens_per_doc"),
 )
 
@@ -86,47 +112,86 @@ async def embeddings(call: Call) -> Any:
 async def _embedded(call: Call) -> dict[str, Any]:
     values = call.values
     async with call.loaded() as loaded:
-        given = listed(values["input"])
-        if "" in given:
-            raise refused("input", "an empty text")
+        model, given = loaded.model, listed(values["input"])
         normalize, truncate = values.get("embd_normalize", 2) == 2, values.get("truncate", False)
         wanted, pooling = values.get("dimensions"), values.get("pooling")
+        _check_able(loaded, lambda: embedder(model, pooling))
+        places = [f"input[{place}]" for place in range(len(given))] if given is values["input"] else ["input"]
+        for text, where in zip(given, places, strict=True):
+            if text == "":
+                raise refused(where, "an empty text")
+            if not isinstance(text, str):
+                check_ids(text, model.vocab_size, where)
 
-        def vector(text: str | list[int]) -> tuple[npt.NDArray[np.float32], int]:
-            ids = single(loaded.model.tokenizer, text).ids if isinstance(text, str) else text
-            made = of_tokens(loaded.model, ids, pooling, normalize, truncate)
+        def tokens(text: str | list[int]) -> Tokens:
+            return single(model.tokenizer, text) if isinstance(text, str) else Tokens(text, len(text), 0)
+
+        def vector(text: Tokens) -> npt.NDArray[np.float32]:
+            made = of_tokens(model, text.ids, pooling, normalize, truncate=False)
             if wanted not in (None, len(made)):
                 raise refused("dimensions", f"vectors have the model's own length, {len(made)}; got {wanted}")
-            return made, len(ids)
+            return made
 
-        made, tokens = await _computed(call, loaded, vector, given)
+        texts = [_Text(where, partial(tokens, text), len(text)) for text, where in zip(given, places, strict=True)]
+        made, count = await _computed(call, loaded, texts, truncate, vector)
     form = _base64 if values.get("encoding_format") == "base64" else _numbers
     return {
         "object": "list",
         "data": [{"object": "embedding", "index": place, "embedding": form(v)} for place, v in enumerate(made)],
         "model": loaded.name,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": {"prompt_tokens": count, "total_tokens": count},
     }
 
 
+class _Text(NamedTuple):
+    """A text of a request: where it stands, what makes its tokens, and about how many bytes it is."""
+
+    where: str
+    tokens: Callable[[], Tokens]
+    size: int
+
+
+def _check_able(loaded: Loaded, check: Callable[[], object]) -> None:
+    """400 where the model is of another kind than was meant, and errors of ``check`` about parameters."""
+    try:
+        check()
+    except UnsupportedError as error:
+        if error.field is not None:
+            raise
+        raise refused("model", f"{error.what}; got {loaded.name}") from None
+
+
 async def _computed(
-    call: Call, loaded: Loaded, compute: Callable[[Any], tuple[Made, int]], given: list[Any]
+    call: Call, loaded: Loaded, texts: Sequence[_Text], truncate: bool, compute: Callable[[Tokens], Made]
 ) -> tuple[list[Made], int]:
-    """What ``compute`` makes of each text, and how many tokens all of them are: one text by one, of all requests in
-    turns, so that what is left is dropped with its client."""
+    """What ``compute`` makes of each text, and how many tokens it was made of: one text by one, of all requests in
+    turns, so that what is left is dropped with its client. A text is made to tokens before it is its turn."""
     made, tokens = [], 0
-    for text in given:
-        result, count, seconds = await loaded.vectors(partial(_timed, compute, text))
-        call.server.metrics.encoded(count, seconds)
+    for text in texts:
+        ids = _fitting(loaded, await call.server.texts(text.tokens, text.size), truncate, text.where)
+        result, seconds = await loaded.vectors(partial(_timed, compute, ids))
+        call.server.metrics.encoded(len(ids.ids), seconds)
         made.append(result)
-        tokens += count
+        tokens += len(ids.ids)
     return made, tokens
 
 
-def _timed(compute: Callable[[Any], tuple[Made, int]], text: Any) -> tuple[Made, int, float]:
+def _fitting(loaded: Loaded, tokens: Tokens, truncate: bool, where: str) -> Tokens:
+    """The tokens, cut where that is asked for. 400 where there are none, or more than the context holds."""
+    if not tokens.ids:
+        raise refused(where, "a text without tokens")
+    try:
+        return fitting(loaded.model, tokens, truncate)
+    except UnsupportedError:
+        if truncate and tokens.begin < len(tokens.ids):  # the second of two is cut: it is the first that leaves no room
+            where = "query"
+        raise text_too_long(len(tokens.ids), loaded.model.context, where, truncate) from None
+
+
+def _timed(compute: Callable[[Tokens], Made], text: Tokens) -> tuple[Made, float]:
     begin = time.monotonic()
-    result, count = compute(text)
-    return result, count, time.monotonic() - begin
+    result = compute(text)
+    return result, time.monotonic() - begin
 
 
 def _numbers(vector: npt.NDArray[np.float32]) -> list[float]:
@@ -147,15 +212,23 @@ async def _ranked(call: Call) -> dict[str, Any] | list[dict[str, Any]]:
     given = values.get("documents", values.get("texts"))
     if given is None:
         raise refused("documents", "required, but missing", code="missing_required_parameter")
+    if "documents" in values and "texts" in values:
+        raise refused("texts", "cannot be given beside documents")
+    name = "documents" if "documents" in values else "texts"
     documents = [each if isinstance(each, str) else each["text"] for each in given]
-    truncate = values.get("truncate", False)
+    query = values["query"]
     async with call.loaded() as loaded:
+        model = loaded.model
+        _check_able(loaded, lambda: ranker(model))
+        texts = [
+            _Text(f"{name}[{place}]", partial(paired, model.tokenizer, query, document), len(query) + len(document))
+            for place, document in enumerate(documents)
+        ]
 
-        def score(document: str) -> tuple[float, int]:
-            found, count = ranked(loaded.model, values["query"], document, truncate)
-            return float(str(found)), count
+        def score(pair: Tokens) -> float:
+            return _numbers(ranked(model, pair))[0]
 
-        scores, tokens = await _computed(call, loaded, score, documents)
+        scores, tokens = await _computed(call, loaded, texts, values.get("truncate", False), score)
     order = sorted(range(len(scores)), key=lambda place: -scores[place])[: values.get("top_n")]
     with_text = values.get("return_documents", False)
     if "documents" not in values:
