@@ -29,7 +29,9 @@ class Tokenizer(Protocol):
     """What of a tokenizer is needed here (`gguflike.runner.tokenizer.Tokenizer`)."""
 
     vocabulary: Vocabulary
-    chat_templates: dict[str, str]
+
+    @property
+    def chat_templates(self) -> dict[str, str]: ...
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]: ...
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Container, Iterable, Mapping, Set
+from functools import cached_property
 from typing import Any
 
 from gguflike.checkpoint.encoder import Encoder
@@ -30,12 +31,18 @@ class Tokenizer:
         self.vocabulary = Vocabulary.from_metadata(metadata)
         if self.vocabulary.bytewise:
             by_name(self.vocabulary.pre)  # before a text is given
-        self.chat_templates = chat_templates(metadata)
+        self._metadata = metadata
         self.bos_id = self.vocabulary.special.get("bos")
         self.eos_ids = self.vocabulary.end_ids
         self.vocab_size = len(self.vocabulary.texts)
         self._encoder = Encoder(self.vocabulary)
         self._bytes: dict[tuple[int, bool], bytes] = {}  # of the tokens that came, which come again
+
+    @cached_property
+    def chat_templates(self) -> dict[str, str]:
+        """Jinja source of chat templates by name; the unnamed one is "default". GGUFError, for those who chat,
+        where one is no text."""
+        return chat_templates(self._metadata)
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids of ``text``.
