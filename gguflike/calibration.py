@@ -13,12 +13,11 @@ import numpy.typing as npt
 
 from gguflike import activations
 from gguflike.container.restate import restate
+from gguflike.convert import multiplied
 from gguflike.convert.calibration import digest
 from gguflike.convert.multiplied import CONTEXT, CalibrationPlan, Multiplied
-from gguflike.convert.multiplied import calibrate as _calibrate
-from gguflike.convert.multiplied import plan_calibration as _plan_calibration
 from gguflike.convert.observed import Group, Observed, observe
-from gguflike.errors import ArgumentError
+from gguflike.errors import ArgumentError, check_threads
 from gguflike.evaluate.models import is_checkpoint
 from gguflike.evaluate.scores import divergence
 from gguflike.locate import locate
@@ -90,9 +89,10 @@ def calibrate(
     OutputError where a target exists, unless ``overwrite``, or the disk has no room; errors of the source as of
     `gguflike.convert`.
     """
-    gguf = not is_checkpoint(src)
-    return _calibrate(
-        locate(src, progress) if gguf else src,
+    check_threads(threads)
+    multiplied.check_targets(out, hessians, overwrite)
+    planned = plan_calibration(
+        src,
         out,
         calibration=calibration,
         merge=merge,
@@ -101,12 +101,9 @@ def calibrate(
         tokens=tokens,
         revision=revision,
         workspace=workspace,
-        threads=threads,
         progress=progress,
-        overwrite=overwrite,
-        chat=render,
-        gguf=gguf,
     )
+    return multiplied.carry_out(planned, threads, progress, overwrite)
 
 
 def plan_calibration(
@@ -125,7 +122,7 @@ def plan_calibration(
     """What `calibrate` with these arguments would do: on how many tokens, in how many seconds, with how much memory and
     disk. No tensor is read, nothing is written; errors as there, but of the target and of the disks."""
     gguf = not is_checkpoint(src)
-    return _plan_calibration(
+    return multiplied.plan_calibration(
         locate(src, progress) if gguf else src,
         out,
         calibration=calibration,

@@ -130,14 +130,15 @@ def plan_tuning(
     else:
         plan = plan_quantization(locate(src, progress), None, type, imatrix=imatrix)
     model = plan.float_model()
-    if not isinstance(model.graph.head, Head):
-        raise UnsupportedError("a model without logits has nothing to be tuned by", path=plan.source, got="embeddings")
-    formats = {tensor.name: (tensor.format, tensor.weights) for tensor in plan.tensors}
+    _check_logits(model.graph, plan.source)
+    formats = {tensor.name: tensor.format for tensor in plan.tensors}
+    sizes = {tensor.name: tensor.weights for tensor in plan.tensors}
     if start is not None:
         with container.open(start) as file:
-            formats = {name: (info.format, prod(info.shape)) for name, info in file.infos.items()}
-    matrices = [place.name for place in model.graph.tensors() if place.tensor.is_matrix and place.name in formats]
-    trained = [formats[name] for name in matrices if formats[name][0].name in FORMS]
+            formats = {name: info.format for name, info in file.infos.items()}
+            sizes = {name: prod(info.shape) for name, info in file.infos.items()}
+    types = {name: fmt.name for name, fmt in formats.items()}
+    trained = [(formats[name], sizes[name]) for name in _trainable(model.graph, types)]
     options = Tuning(moves=moves, steps=steps)
     weights = [count for _, count in trained]
     coarse = sum(count for fmt, count in trained if options.of(fmt) == "codes")
@@ -148,7 +149,6 @@ def plan_tuning(
         for field, each, most in (("text", named, tokens), ("held_out", kept, HELD_OUT))
     )
     run, evaluated = (cost.Run(model.graph, count * (context,)) for count in (steps * options.batch, len(other)))
-    count = cost.training(run) + (steps // options.every + 1) * cost.saying(evaluated)
     top = min(options.top, model.graph.embedding.n_vocab)
     told = (min(len(read), steps * options.batch) + len(other)) * context * top * 2 * np.dtype(np.float32).itemsize
     floats = plan.parameters * np.dtype(np.float32).itemsize if models.is_checkpoint(src) else 0
@@ -165,7 +165,7 @@ def plan_tuning(
         tuple(named),
         len(read),
         tuple(kept),
-        count / cost.speed(),
+        cost.training(run, evaluated, steps // options.every + 1) / cost.speed(),
         needs.BASE + needs.training(model.graph, context, weights, coarse, plan.parameters, cost.cpus()),
         told + floats + begin,
     )
@@ -252,9 +252,13 @@ def _graph(file: GGUFFile) -> Graph:
     assert file.architecture is not None, "a file that was made of a checkpoint has one"
     family = registry.for_gguf(file.architecture).of_file(file.metadata, file.infos)
     graph: Graph = family.graph(configs.from_gguf(family.config, family.name, file.metadata, file.infos.keys()))
-    if not isinstance(graph.head, Head):
-        raise UnsupportedError("a model without logits has nothing to be tuned by", path=file.path, got="embeddings")
+    _check_logits(graph, file.path)
     return graph
+
+
+def _check_logits(graph: Graph, path: str) -> None:
+    if not isinstance(graph.head, Head):
+        raise UnsupportedError("a model without logits has nothing to be tuned by", path=path, got="embeddings")
 
 
 def _check_alike(teacher: Mapping[str, Floats], student: Mapping[str, Floats], floats: str, start: str) -> None:
@@ -271,16 +275,17 @@ def _check_alike(teacher: Mapping[str, Floats], student: Mapping[str, Floats], f
         )
 
 
+def _trainable(graph: Graph, types: Mapping[str, str]) -> list[str]:
+    """The matrices that tokens are multiplied with, of types whose numbers can be trained. ``types``: by tensor."""
+    return [place.name for place in graph.tensors() if place.tensor.is_matrix and types.get(place.name) in FORMS]
+
+
 def _matrices(graph: Graph, file: GGUFFile) -> dict[str, tuple[Form, Stored]]:
-    """The matrices that tokens are multiplied with, of types whose numbers can be trained."""
+    """Those of a file, and their numbers."""
     found = {}
-    for name, _, tensor in graph.tensors():
-        stored = file.infos.get(name)
-        if stored is not None and tensor.is_matrix:
-            form = FORMS.get(stored.format.name)
-            if form is not None:
-                rows = file.load(name).rows
-                found[name] = form, form.parse(rows.reshape(-1, rows.shape[-1]))
+    for name in _trainable(graph, {name: info.format.name for name, info in file.infos.items()}):
+        form, rows = FORMS[file.infos[name].format.name], file.load(name).rows
+        found[name] = form, form.parse(rows.reshape(-1, rows.shape[-1]))
     return found
 
 

@@ -113,10 +113,11 @@ def saying(run: Run) -> float:
     return total
 
 
-def training(run: Run) -> float:
+def training(run: Run, held_out: Run, marks: int) -> float:
     """Operations of training on so many sequences: what the float model says of them, and by which it is to be told how
-    far the other is from that, forward and backward."""
-    total = saying(run) + BACK * run.elements()
+    far the other is from that, forward and backward; and of evaluating the model on text that is ``held_out``, so many
+    times."""
+    total = saying(run) + BACK * run.elements() + marks * saying(held_out)
     for each in run.matrices():
         total += BACKWARD * 2 * each.reached * each.rows * each.columns
     if isinstance(run.graph.head, Head):

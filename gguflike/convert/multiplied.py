@@ -35,7 +35,7 @@ from gguflike.convert.quantize import plan_quantization
 from gguflike.convert.resume import made_of
 from gguflike.convert.sources import closing_sources
 from gguflike.convert.stages import INPUTS, Stage, document, lines, stage_of
-from gguflike.errors import ArgumentError, check_integer, check_threads, counted
+from gguflike.errors import ArgumentError, check_integer, counted
 from gguflike.kernels.engine.host import thread_count
 from gguflike.progress import Progress
 
@@ -46,8 +46,8 @@ CONTEXT = 512
 
 @dataclass(frozen=True)
 class Multiplied:
-    """What `calibrate` found: ``sequences`` of ``tokens`` tokens in all, of the texts ``datasets``. ``matrices``: of so
-    many tensors the inputs are known. ``unreached`` says of stacks of experts how many of them no token reached."""
+    """What was found: ``sequences`` of ``tokens`` tokens in all, of the texts ``datasets``. ``matrices``: of so many
+    tensors the inputs are known. ``unreached`` says of stacks of experts how many of them no token reached."""
 
     source: str
     target: Path | None
@@ -61,7 +61,7 @@ class Multiplied:
 
 @dataclass(frozen=True)
 class CalibrationPlan:
-    """What `calibrate` will do: run ``sequences`` (token ids) of the ``texts`` through the ``model`` of the plan
+    """What `carry_out` does: run ``sequences`` (token ids) of the ``texts`` through the ``model`` of the plan
     ``source``, each of at most ``length`` tokens, for an importance matrix at ``target``, with the sums ``merged`` into
     it, and Gram matrices in ``hessians``. Hidden states are in ``folder`` meanwhile. ``speed``: operations in a second.
     """
@@ -137,61 +137,12 @@ class CalibrationPlan:
         }
 
 
-def calibrate(
-    src: StrPath,
-    out: StrPath | None = None,
-    *,
-    calibration: Iterable[StrPath] = (),
-    merge: Iterable[StrPath] = (),
-    hessians: StrPath | None = None,
-    context: int = CONTEXT,
-    tokens: int | None = None,
-    revision: str | None = None,
-    workspace: StrPath | None = None,
-    threads: int | None = None,
-    progress: Progress | None = None,
-    overwrite: bool = False,
-    chat: Chat | None = None,
-    gguf: bool = False,
-) -> Multiplied:
-    """Run texts through the float model ``src``, and write what its matrices multiply.
-
-    ``src`` is a checkpoint folder or Hub id, or, where ``gguf``, the path of a GGUF file. ``out`` is llama.cpp's
-    importance matrix, a GGUF file that `convert` and llama-quantize read; ``merge`` are such files, or of the old
-    format, whose sums are added. ``hessians`` is a folder for Gram matrices, which `convert` rounds with; they take
-    columns**2 * 2 bytes for each group of matrices that share an input (see `gguflike.calibrate.store`).
-
-    ``calibration`` are files of text, or lines of JSON with texts or conversations, which ``chat`` renders; by default
-    the texts that the package has. Sequences have ``context`` tokens, as far as the model reads so many; ``tokens``
-    limits how many there are in all.
-
-    Hidden states are kept in the folder ``workspace``, by default one beside the target, which is removed in the end.
-    Memory: the float weights of one step of a layer, sums of up to a gigabyte, and what a few sequences compute. A run
-    that was cut off goes on with the layer that it was in.
-
-    OutputError where the disks have no room for all that, which is known before the model runs, and where another
-    process calibrates for the same target, or into the same folder.
-    """
-    check_threads(threads)
+def check_targets(out: StrPath | None, hessians: StrPath | None, overwrite: bool) -> None:
+    """OutputError where what a calibration writes is there already, unless ``overwrite``, or cannot be there."""
     for target in [Path(each) for each in (out, None if hessians is None else Path(hessians) / store.INDEX) if each]:
         check_free(target, overwrite)
     if out is not None:
         check_folder(out)
-    planned = plan_calibration(
-        src,
-        out,
-        calibration=calibration,
-        merge=merge,
-        hessians=hessians,
-        context=context,
-        tokens=tokens,
-        revision=revision,
-        workspace=workspace,
-        progress=progress,
-        chat=chat,
-        gguf=gguf,
-    )
-    return _execute(planned, threads, progress, overwrite)
 
 
 def plan_calibration(
@@ -209,8 +160,12 @@ def plan_calibration(
     chat: Chat | None = None,
     gguf: bool = False,
 ) -> CalibrationPlan:
-    """What `calibrate` would do, which has the same arguments. Nothing is run or written; texts are read. Errors as
-    there, but of the target and of the disks."""
+    """What `carry_out` is to do. Nothing is run or written; texts are read.
+
+    ``src`` is a checkpoint folder or Hub id, or, where ``gguf``, the path of a GGUF file; ``chat`` renders
+    conversations of the texts. The other arguments are those of `gguflike.calibrate`, errors as there, but
+    of the target and of the disks.
+    """
     check_integer("context", context, 2)
     if tokens is not None:
         check_integer("tokens", tokens, 2)
@@ -240,7 +195,12 @@ def plan_calibration(
     )
 
 
-def _execute(planned: CalibrationPlan, threads: int | None, progress: Progress | None, overwrite: bool) -> Multiplied:
+def carry_out(planned: CalibrationPlan, threads: int | None, progress: Progress | None, overwrite: bool) -> Multiplied:
+    """Run texts through the float model, and write what its matrices multiply.
+
+    OutputError where the disks have no room for all that, which is known before the model runs, and where another
+    process calibrates for the same target, or into the same folder.
+    """
     plan, model, place, folder = planned.source, planned.model, planned.hessians, planned.folder
     texts, ids, length = planned.texts, [list(each) for each in planned.sequences], planned.length
     key = made_of(plan, repr((ids, None if place is None else str(place.resolve()))))

@@ -84,9 +84,8 @@ def tuning_of(plan: ConversionPlan) -> TuningPlan:
             remedy="`effort=2` holds one layer at a time; or a machine with more memory",
         )
     moves: Any = fits[0]
-    run, marks = cost.Run(graph, STEPS * BATCH * (longest,)), STEPS // EVERY + 1
-    evaluated = cost.Run(graph, -(-HELD_OUT // longest) * (longest,))
-    seconds = (cost.training(run) + marks * cost.saying(evaluated)) / cost.speed()
+    run, evaluated = (cost.Run(graph, count * (longest,)) for count in (STEPS * BATCH, -(-HELD_OUT // longest)))
+    seconds = cost.training(run, evaluated, STEPS // EVERY + 1) / cost.speed()
     held_out = tuple(text.name for text in calibration.held_out)
     return TuningPlan(moves, sizes[moves], seconds, held_out, BITS, STEPS, BATCH, SEQUENCE)
 

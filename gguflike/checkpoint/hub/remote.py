@@ -179,9 +179,8 @@ class RemoteFile:
             count = max(count - len(chunk), 0)
 
     def _check_answer(self, headers: Mapping[str, str], size: str | None, location: str) -> None:
-        own = not reference.is_hub(self.url) or reference.is_hub(
-            location
-        )  # storages behind the Hub have ETags of their own
+        # Storages behind the Hub have ETags of their own.
+        own = not reference.is_hub(self.url) or reference.is_hub(location)
         etag = headers.get("x-linked-etag") or headers.get("etag")
         encoded = headers.get("content-encoding", "identity") != "identity"
         self._check_stated(etag if own else None, None if encoded else size)
