@@ -23,7 +23,7 @@ from gguflike.calibrate.trained import MOVES, Moves
 from gguflike.calibrate.tune import Mark, Tuned, Tuning
 from gguflike.calibrate.tune import tune as train
 from gguflike.container import GGUFFile, Typed, ValueType
-from gguflike.convert import cost
+from gguflike.convert import workload
 from gguflike.convert.from_checkpoint import plan_conversion
 from gguflike.convert.quantize import plan_quantization
 from gguflike.convert.stages import TUNING, Stage, document, lines
@@ -148,7 +148,7 @@ def plan_tuning(
         _sequences(field, each, tokenizer, context, most)
         for field, each, most in (("text", named, tokens), ("held_out", kept, HELD_OUT))
     )
-    run, evaluated = (cost.Run(model.graph, count * (context,)) for count in (steps * options.batch, len(other)))
+    run, evaluated = (workload.Run(model.graph, count * (context,)) for count in (steps * options.batch, len(other)))
     top = min(options.top, model.graph.embedding.n_vocab)
     told = (min(len(read), steps * options.batch) + len(other)) * context * top * 2 * np.dtype(np.float32).itemsize
     floats = plan.parameters * np.dtype(np.float32).itemsize if models.is_checkpoint(src) else 0
@@ -165,8 +165,8 @@ def plan_tuning(
         tuple(named),
         len(read),
         tuple(kept),
-        cost.training(run, evaluated, steps // options.every + 1) / cost.speed(),
-        needs.BASE + needs.training(model.graph, context, weights, coarse, plan.parameters, cost.cpus()),
+        workload.training(run, evaluated, steps // options.every + 1) / workload.speed(),
+        needs.BASE + needs.training(model.graph, context, weights, coarse, plan.parameters, workload.cpus()),
         told + floats + begin,
     )
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from gguflike.convert import convert
-from gguflike.convert.cost import cpus
 from gguflike.convert.stages import FOLDS, OUTPUTS, ROUNDING, TUNING, TYPES
+from gguflike.convert.workload import cpus
 from gguflike.progress import CALIBRATING
 
 STARTS = {"awq": FOLDS, "smooth": FOLDS, "types": TYPES, "block": OUTPUTS, "logits": OUTPUTS, "tuning": TUNING}

@@ -19,7 +19,7 @@ import gguflike
 from gguflike import frozen
 from gguflike.blocks import FORMATS
 from gguflike.cli import main
-from gguflike.convert import ConversionPlan, convert, cost, quantize_file
+from gguflike.convert import ConversionPlan, convert, quantize_file, workload
 from gguflike.convert.calibration import Calibration
 from gguflike.errors import ArgumentError, ArgumentTypeError, UnsupportedError
 from gguflike.families import config as configs
@@ -331,9 +331,9 @@ def test_a_plan_counts_what_will_be_done(folder: Path, asked: dict[str, Any]) ->
     one, two, points = planned("Q4_0"), planned("Q4_0", effort=2), planned("IQ4_NL")
     assert operations(one) < operations(two)
     assert operations(planned("Q4_0", calibration_tokens=1024)) < operations(one)
-    assert cost.rounding(one.calibrated) == cost.rounding(points.calibrated)  # its levels are scalars, too
+    assert workload.rounding(one.calibrated) == workload.rounding(points.calibrated)  # its levels are scalars, too
     by_points = [replace(each, format=FORMATS["IQ3_S"]) for each in one.calibrated]
-    assert cost.rounding(by_points) > 3 * cost.rounding(one.calibrated)
+    assert workload.rounding(by_points) > 3 * workload.rounding(one.calibrated)
     assert one.calibration is not None
     assert two.calibration is not None
     matrices = [place.tensor.shape for place in two.calibration.matrices() if place.name.startswith("blk.")]
@@ -351,7 +351,7 @@ def test_a_plan_counts_a_large_vocabulary_once_for_each_token(folder: Path, aske
     def learning(times: int) -> float:
         head = frozen.replace(graph.head, n_vocab=times * graph.head.n_vocab)
         embedding = frozen.replace(graph.embedding, n_vocab=times * graph.embedding.n_vocab)
-        return cost.learning(cost.Run(frozen.replace(graph, head=head, embedding=embedding), lengths))
+        return workload.learning(workload.Run(frozen.replace(graph, head=head, embedding=embedding), lengths))
 
     once = learning(2) - learning(1)
     assert once > 0
@@ -375,7 +375,7 @@ def test_a_plan_says_how_long_scales_take(folder: Path, asked: dict[str, Any]) -
 
     assert folds("awq") > folds("smooth") > 0
     few = [((64, 256), FORMATS[name]) for name in ("Q4_K", "IQ3_S")]
-    assert cost.trying(few[:1]) < cost.trying(few[1:])
+    assert workload.trying(few[:1]) < workload.trying(few[1:])
     both = convert(folder, None, "Q4_0", dry_run=True, pure=True, fold="awq", **asked)
     assert [stage.name for stage in both.stages] == ["folds", "rounding"]
     assert "of that moving scales" in str(both)

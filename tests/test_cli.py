@@ -19,6 +19,7 @@ import pytest
 
 import gguflike
 from gguflike import cli, demo, inspect
+from gguflike.amounts import size
 from gguflike.cli import COMMANDS, main, output
 from gguflike.inspect.summary import summary
 from tests import tiny
@@ -203,7 +204,7 @@ def test_inspect_json_is_describe_and_the_summary(small: Path, capsys: pytest.Ca
 
 def test_verify(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(small)]) == 0
-    whole = output.size(small.stat().st_size)
+    whole = size(small.stat().st_size)
     assert capsys.readouterr().out.startswith(
         f"good: {whole}, 768 bytes of it in 3 tensors; checked structure, values, metadata and the SHA"
     )

@@ -12,8 +12,9 @@ import time
 
 import pytest
 
+from gguflike.amounts import duration
 from gguflike.cli import interrupts, progress
-from gguflike.cli.progress import Stage, duration, progress_bar
+from gguflike.cli.progress import Stage, progress_bar
 from gguflike.kernels.engine import host
 from gguflike.progress import CALIBRATING, COMPILING, FETCHING, READING, unit
 

@@ -24,6 +24,7 @@ BELOW = {
     "jsontext": set(),
     "lazy": set(),
     "frozen": set(),
+    "amounts": set(),
     "progress": set(),
     "machine": set(),
     "texts": set(),
@@ -41,7 +42,7 @@ BELOW = {
     "verify": {"progress", "errors", "container", "locate", "families", "checkpoint", "chat", "runner"},
     "diff": {"progress", "errors", "blocks", "tensor", "container", "convert"},
     "convert": {"progress", "errors", "foreign", "blocks", "kernels", "tensor", "container", "families", "checkpoint"}
-    | {"calibrate", "activations", "machine"},
+    | {"amounts", "calibrate", "activations", "machine"},
     "activations": {"errors", "container"},
     "grammar": {"errors", "checkpoint"},
     "chat": {"errors", "checkpoint", "grammar"},

@@ -18,10 +18,10 @@ from huggingface_hub import constants
 
 import gguflike
 from gguflike import checkpoint
+from gguflike.amounts import size
 from gguflike.checkpoint import elsewhere, safetensors
 from gguflike.checkpoint.hub import ahead, remote
 from gguflike.cli import main
-from gguflike.cli.output import size
 from gguflike.container import reader
 from gguflike.convert import convert
 from gguflike.errors import ArgumentError, ChangedError, CheckpointError, RemoteError, UnsupportedError

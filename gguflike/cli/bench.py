@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from gguflike.amounts import size
 from gguflike.cli.arguments import MODEL, positive
-from gguflike.cli.output import print_json, size
+from gguflike.cli.output import print_json
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.settings import ALL, add_settings
 from gguflike.errors import counted

@@ -8,8 +8,9 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from gguflike.amounts import size
 from gguflike.cli.arguments import positive
-from gguflike.cli.output import clean, print_json, size, table, terminal
+from gguflike.cli.output import clean, print_json, table, terminal
 from gguflike.cli.progress import progress_bar
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gguflike.cli.output import clean, print_json, size
+from gguflike.amounts import size
+from gguflike.cli.output import clean, print_json
 from gguflike.cli.usage import UsageError
 
 if TYPE_CHECKING:

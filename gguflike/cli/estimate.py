@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from gguflike.amounts import size
 from gguflike.cli.arguments import MODEL, positive
-from gguflike.cli.output import clean, print_json, size, table
+from gguflike.cli.output import clean, print_json, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

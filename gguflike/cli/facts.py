@@ -9,7 +9,8 @@ import sys
 import textwrap
 from typing import Any
 
-from gguflike.cli.output import clean, columns, size, table
+from gguflike.amounts import size
+from gguflike.cli.output import clean, columns, table
 from gguflike.errors import counted
 
 LONGEST, SHORTEST = 90, 16  # characters of a value that are shown

@@ -6,8 +6,9 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
+from gguflike.amounts import size
 from gguflike.cli.arguments import MODEL, positive
-from gguflike.cli.output import clean, size
+from gguflike.cli.output import clean
 from gguflike.cli.several import for_each, print_documents
 from gguflike.cli.usage import UsageError
 

@@ -89,15 +89,6 @@ def broken(text: str) -> str:
     return "\n".join(map(fill, text.split("\n")))
 
 
-def size(count: float) -> str:
-    """Bytes for people: 98.9 MB."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Columns in line; those numbered in ``right`` are set flush right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

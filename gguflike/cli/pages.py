@@ -7,8 +7,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from gguflike.amounts import size
 from gguflike.cli import facts
-from gguflike.cli.output import clean, size
+from gguflike.cli.output import clean
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.streams import say
 

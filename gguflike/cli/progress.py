@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
+from gguflike.amounts import duration, size
 from gguflike.cli import interrupts
-from gguflike.cli.output import clean, columns, size
+from gguflike.cli.output import clean, columns
 from gguflike.progress import COMPILING, FETCHING, unit
 
 if TYPE_CHECKING:
@@ -158,11 +159,3 @@ class Stage:
         left = max((self.total - self.done) * (spent - since) / did - since, since)
         speed = [f"{size(did / spent)}/s"] if self.unit == "bytes" else []
         return [*speed, f"about {duration(left)} left"]
-
-
-def duration(seconds: float) -> str:
-    """Time for people: 12 s, 3 min, 2 h 5 min."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

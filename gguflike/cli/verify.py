@@ -6,8 +6,9 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from gguflike.amounts import size
 from gguflike.cli.arguments import MODEL
-from gguflike.cli.output import clean, size
+from gguflike.cli.output import clean
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.several import for_each, print_documents
 from gguflike.errors import counted

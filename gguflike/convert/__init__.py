@@ -46,7 +46,7 @@ The plan, made from shapes alone before data are read:
     tuning           what is trained end to end
     carded           places for figures about the file
     stages           what is done beside encoding
-    cost             operations that it takes, and how fast they are here
+    workload         operations that it takes, and how fast they are here
     floats           the model as the parts of reference/ compute it
 
 Carrying it out:

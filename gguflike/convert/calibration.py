@@ -15,7 +15,7 @@ from gguflike.calibrate.sums import Hessians
 from gguflike.calibrate.tables import EMBEDDING, is_told
 from gguflike.calibrate.texts import Text, sequences
 from gguflike.container import Typed, ValueType
-from gguflike.convert import cost
+from gguflike.convert import workload
 from gguflike.convert.effort import Effort
 from gguflike.convert.floats import FloatModel
 from gguflike.convert.planned import PlannedTensor
@@ -150,21 +150,21 @@ class Calibration:
     def stages(self, tensors: Sequence[PlannedTensor]) -> list[Stage]:
         """What is done to round these tensors, whose types are known; the rounding last."""
         run, is_loss_aware = self._run, self.effort.is_loss_aware
-        walking = cost.walking(run, tensors, is_loss_aware)
+        walking = workload.walking(run, tensors, is_loss_aware)
         found = [stage_of(ROUNDING, walking, self.speed, self.walking_memory)]
         if is_loss_aware:
             memory = needs.BASE + needs.learning(self.graph, self.sequence, thread_count(None))
-            found.insert(0, stage_of(OUTPUTS, cost.learning(run), self.speed, memory))
+            found.insert(0, stage_of(OUTPUTS, workload.learning(run), self.speed, memory))
         return found
 
-    def choosing(self, ladders: cost.Ladders, tensors: Sequence[PlannedTensor]) -> Stage:
+    def choosing(self, ladders: workload.Ladders, tensors: Sequence[PlannedTensor]) -> Stage:
         """The stage in which is measured what each type of its ladder costs a tensor."""
-        count = cost.watching(self._run) + cost.choosing(ladders, tensors, self.effort.is_loss_aware)
+        count = workload.watching(self._run) + workload.choosing(ladders, tensors, self.effort.is_loss_aware)
         return stage_of(TYPES, count, self.speed, self.choosing_memory)
 
     @property
-    def _run(self) -> cost.Run:
-        return cost.Run(self.graph, tuple(map(len, self.sequences)))
+    def _run(self) -> workload.Run:
+        return workload.Run(self.graph, tuple(map(len, self.sequences)))
 
     @property
     def walking_memory(self) -> int:
@@ -220,7 +220,7 @@ def calibration_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequenc
             texts = [text for text in texts if text.name not in APART]
     ids = sequences(texts, model.encode, longest(model), model.begin, effort.tokens)
     made = Calibration(effort, model, tuple(texts), tuple(map(tuple, ids)), held_out=tuple(held_out))
-    return replace(made, speed=cost.speed())
+    return replace(made, speed=workload.speed())
 
 
 def float_model(

@@ -16,7 +16,7 @@ from gguflike.calibrate.stream import SUMS
 from gguflike.calibrate.texts import sequences
 from gguflike.checkpoint.elsewhere import Extent
 from gguflike.container import Typed, ValueType
-from gguflike.convert import cost
+from gguflike.convert import workload
 from gguflike.convert.calibration import float_model, longest
 from gguflike.convert.effort import Effort
 from gguflike.convert.floats import FloatModel
@@ -85,11 +85,11 @@ class Folding:
     def stage(self, formats: Mapping[str, BlockFormat]) -> Stage:
         """The stage in which scales are chosen, for tensors of these types by name."""
         graph, lengths = self.model.graph, tuple(map(len, self.sequences))
-        count = cost.running(cost.Run(graph, lengths))
+        count = workload.running(workload.Run(graph, lengths))
         if self.method == "awq":
             shapes = {place.name: place.tensor.shape for place in graph.tensors()}
             readers = {name for fold in self.folds for name in fold.multiplied if name in formats}
-            count += cost.trying((shapes[name], formats[name]) for name in readers)
+            count += workload.trying((shapes[name], formats[name]) for name in readers)
         threads = thread_count(None)
         memory = needs.memory(graph, max(lengths), MagnitudeSums(), False, False, threads, SUMS)
         return stage_of(FOLDS, count, self.speed, needs.BASE + memory)
@@ -112,4 +112,4 @@ def folding_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequence[So
     found, notices = find(model.graph)
     texts = model.texts(effort.texts, effort.chat)
     ids = sequences(texts, model.encode, longest(model), model.begin, min(TOKENS, effort.tokens))
-    return Folding(effort.fold, model, tuple(map(tuple, ids)), tuple(found), tuple(notices), cost.speed())
+    return Folding(effort.fold, model, tuple(map(tuple, ids)), tuple(found), tuple(notices), workload.speed())

@@ -21,7 +21,7 @@ from gguflike.calibrate.store import Group, Store
 from gguflike.calibrate.tables import EMBEDDING, OUTPUT
 from gguflike.calibrate.texts import Text
 from gguflike.container import Typed, ValueType
-from gguflike.convert import cost
+from gguflike.convert import workload
 from gguflike.convert.calibration import digest, float_model
 from gguflike.convert.effort import Effort
 from gguflike.convert.floats import FloatModel
@@ -122,11 +122,11 @@ class GivenHessians:
 
     def stages(self, tensors: Sequence[PlannedTensor]) -> list[Stage]:
         """As of `Calibration`: there is nothing but the rounding."""
-        return [stage_of(ROUNDING, cost.rounding(tensors), self.speed, self.memory)]
+        return [stage_of(ROUNDING, workload.rounding(tensors), self.speed, self.memory)]
 
-    def choosing(self, ladders: cost.Ladders, tensors: Sequence[PlannedTensor]) -> Stage:
+    def choosing(self, ladders: workload.Ladders, tensors: Sequence[PlannedTensor]) -> Stage:
         """The stage in which is measured what each type of its ladder costs a tensor."""
-        return stage_of(TYPES, cost.choosing(ladders, tensors, is_loss_aware=False), self.speed, self.memory)
+        return stage_of(TYPES, workload.choosing(ladders, tensors, is_loss_aware=False), self.speed, self.memory)
 
     @property
     def memory(self) -> int:
@@ -206,7 +206,7 @@ def hessians_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequence[S
     head = EMBEDDING if isinstance(model.graph.head, Head) and model.graph.head.tied else OUTPUT
     if head not in store:
         raise CheckpointError("no Hessian of the output matrix", path=store.index, tensor=head, remedy=_AGAIN)
-    return GivenHessians(effort, model, store, about, speed=cost.speed())
+    return GivenHessians(effort, model, store, about, speed=workload.speed())
 
 
 def _check_shape(model: FloatModel, store: Store, group: Group, name: str) -> None:

@@ -21,8 +21,8 @@ from gguflike.calibrate.texts import Text, sequences
 from gguflike.container import check_free, check_target
 from gguflike.container.claimed import claimed, emptied
 from gguflike.container.publish import check_folder
-from gguflike.convert import cost
 from gguflike.convert import imatrix as imatrices
+from gguflike.convert import workload
 from gguflike.convert.calibration import longest
 from gguflike.convert.effort import Chat, files_of
 from gguflike.convert.floats import FloatModel
@@ -104,8 +104,8 @@ class CalibrationPlan:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The one thing that is done: inputs are summed up."""
-        run = cost.Run(self.model.graph, tuple(map(len, self.sequences)))
-        count = cost.running(run) + (0.0 if self.hessians is None else cost.summing(run))
+        run = workload.Run(self.model.graph, tuple(map(len, self.sequences)))
+        count = workload.running(run) + (0.0 if self.hessians is None else workload.summing(run))
         threads, collecting = thread_count(None), self.collecting
         memory = needs.memory(self.model.graph, max(run.lengths), collecting, False, False, threads, SUMS)
         return (stage_of(INPUTS, count, self.speed, needs.BASE + memory),)
@@ -191,7 +191,7 @@ def plan_calibration(
         None if hessians is None else Path(hessians),
         Path(workspace if workspace is not None else last.parent) / f".{last.name}.calibration",
         tuple(others),
-        cost.speed(),
+        workload.speed(),
     )
 
 

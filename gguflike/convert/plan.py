@@ -128,7 +128,7 @@ class ConversionPlan:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """What is done beside encoding, in its order; nothing where tensors are only encoded."""
-        from gguflike.convert import cost, stages  # which few conversions need
+        from gguflike.convert import stages, workload  # which few conversions need
 
         found: list[Stage] = []
         calibration, budget = self.calibration, self.budget
@@ -139,7 +139,7 @@ class ConversionPlan:
         if budget is not None and calibration is not None:
             found.insert(-1, calibration.choosing(budget.ladders, self.tensors))  # before they are rounded
         elif budget is not None:
-            count = cost.expecting(budget.ladders, self.tensors)
+            count = workload.expecting(budget.ladders, self.tensors)
             found.append(stages.stage_of(stages.TYPES, count, budget.speed, None))
         if self.tuning is not None:
             found.append(stages.Stage(stages.TUNING, self.tuning.seconds, self.tuning.memory))

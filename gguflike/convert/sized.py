@@ -58,7 +58,7 @@ def sized(make: Remade, limit: Limit | None, selection: Selection) -> Conversion
         for name in ladders
     }
     is_ample = all(fmt == ladders[name][-1] for name, fmt in formats.items())
-    from gguflike.convert.cost import speed  # which few conversions need
+    from gguflike.convert.workload import speed  # which few conversions need
 
     made = make(formats)
     rate = None if made.calibration else speed()

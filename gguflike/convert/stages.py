@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from gguflike.convert.cost import duration
+from gguflike.amounts import duration, size
 
 FOLDS, INPUTS, OUTPUTS, TYPES, ROUNDING, TUNING = "folds", "inputs", "outputs", "types", "rounding", "tuning"
 _WORDS = {
@@ -37,7 +37,8 @@ def lines(stages: Iterable[Stage], disk: int) -> list[str]:
     if not timed:
         return []
     memory = max((each.memory for each, _ in timed if each.memory is not None), default=0)
-    takes = [size for size in (_of(memory, "memory"), _of(disk, "disk until the end")) if size]
+    amounts = ((memory, "memory"), (disk, "disk until the end"))
+    takes = [f"{size(count)} of {what}" for count, what in amounts if count]
     what = "calibrating" if disk and timed[-1][0].name != TUNING else _WORDS[timed[-1][0].name]
     where = f"{what} takes about {duration(sum(seconds for _, seconds in timed))} where nothing else runs"
     said = [", ".join([where, *takes[:-1], *(f"and {each}" for each in takes[-1:])])]
@@ -57,7 +58,3 @@ def document(stages: Iterable[Stage], disk: int) -> dict[str, Any]:
         "memory_bytes": max(known, default=None),
         "disk_bytes": disk,
     }
-
-
-def _of(size: int, what: str) -> str:
-    return f"{size / 1e9:.1f} GB of {what}" if size else ""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gguflike.amounts import size
 from gguflike.calibrate import needs
 from gguflike.calibrate.forms import FORMS
 from gguflike.calibrate.reached import Mark, lowest, save
@@ -23,12 +24,12 @@ from gguflike.calibrate.texts import sequences
 from gguflike.calibrate.trained import Moves
 from gguflike.container import FilePlan, Writer
 from gguflike.container.plan import with_values
-from gguflike.convert import cost
+from gguflike.convert import workload
 from gguflike.convert.calibration import Calibration
-from gguflike.convert.cost import cpus
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.resume import made_of
-from gguflike.convert.tuning import TuningPlan, metadata, size_of
+from gguflike.convert.tuning import TuningPlan, metadata
+from gguflike.convert.workload import cpus
 from gguflike.errors import ArgumentError, UnsupportedError, counted
 from gguflike.machine import machine_bytes
 from gguflike.progress import Progress, calibrating
@@ -74,18 +75,18 @@ def tuning_of(plan: ConversionPlan) -> TuningPlan:
     }
     if not coarse:
         del sizes["codes"]
-    fits = [moves for moves, size in sizes.items() if size <= most]
+    fits = [moves for moves, nbytes in sizes.items() if nbytes <= most]
     if not fits:
         raise UnsupportedError(
             "the model is too large to be tuned on this machine: it is in memory in float32, several times",
             field="effort",
-            expected=f"at most {size_of(most)}",
-            got=size_of(sizes["scales"]),
+            expected=f"at most {size(most)}",
+            got=size(sizes["scales"]),
             remedy="`effort=2` holds one layer at a time; or a machine with more memory",
         )
     moves: Any = fits[0]
-    run, evaluated = (cost.Run(graph, count * (longest,)) for count in (STEPS * BATCH, -(-HELD_OUT // longest)))
-    seconds = cost.training(run, evaluated, STEPS // EVERY + 1) / cost.speed()
+    run, evaluated = (workload.Run(graph, count * (longest,)) for count in (STEPS * BATCH, -(-HELD_OUT // longest)))
+    seconds = workload.training(run, evaluated, STEPS // EVERY + 1) / workload.speed()
     held_out = tuple(text.name for text in calibration.held_out)
     return TuningPlan(moves, sizes[moves], seconds, held_out, BITS, STEPS, BATCH, SEQUENCE)
 

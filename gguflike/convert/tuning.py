@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gguflike.amounts import duration, size
 from gguflike.calibrate.reached import Mark, lowest
 from gguflike.calibrate.trained import Moves
 from gguflike.container import Typed, ValueType
-from gguflike.convert.cost import duration
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class TuningPlan:
         return [
             f"then super-scales{codes} and norm gains are trained end to end, in up to {self.steps} steps of "
             f"{self.batch} sequences of up to {self.sequence} tokens, while that helps on {', '.join(self.held_out)}",
-            f"training takes about {duration(self.seconds)} and at most {size_of(self.memory)} of memory, the whole "
+            f"training takes about {duration(self.seconds)} and at most {size(self.memory)} of memory, the whole "
             "model in float32 several times",
         ]
 
@@ -50,7 +50,3 @@ def metadata(tuning: TuningPlan, marks: Sequence[Mark] = ()) -> dict[str, Any]:
         "gguflike.tuning.steps": Typed(marks[-1].step if marks else 0, ValueType.UINT32),
         "gguflike.tuning.divergence": Typed(reached, ValueType.ARRAY, ValueType.FLOAT64),
     }
-
-
-def size_of(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 1):.0f} MB"

@@ -224,6 +224,8 @@ def _chunk(columns: int) -> int:
 
 
 def matmul_op(kind: str) -> Op:
+    """The operation that multiplies many vectors with a matrix of floats of this ``kind``, a strip of its rows at a
+    time: float16 and bfloat16 are made float32 first."""
     size = _element_bytes(kind)
 
     @operation(void, int64, int64, int64, int64, int64)

@@ -210,10 +210,3 @@ def _shapes(shapes: Iterable[tuple[int, ...]]) -> Iterator[tuple[tuple[int, int,
         number = prod(stack)
         yield (rows, columns, number), (columns, number) != known
         known = columns, number
-
-
-def duration(seconds: float) -> str:
-    """A time for people: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
