@@ -8,9 +8,10 @@
     python scripts/fuzz.py --list                             the mutations
 
 Every input is a good file with one to four things changed (fuzz_mutations.py), read by all that reads its kind
-(fuzz_targets.py). It must be read, or refused by one of the package's errors, within a second: another exception, an
-input that takes longer, one for which a process grows beyond its limit, and a process that dies, are findings, of which
-the input is kept. Prints how many of each kind were read and refused; exit status 1 where there are findings.
+(fuzz_targets.py). It must be read, or refused by one of the package's errors, within a second: another exception, a
+warning, an input that takes longer, one for which a process grows beyond its limit, and a process that dies, are
+findings, of which the input is kept. Prints how many of each kind were read and refused; exit status 1 where there are
+findings.
 
 An input is made from its number and from nothing else, whatever the number of processes: a run tries the numbers from
 ``--first`` on. So runs over ranges that do not overlap try different seeds of chance, and their counts add up. With
@@ -35,6 +36,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -228,6 +230,7 @@ class Job:
     def work(self) -> None:
         places = range(len(self.chosen))
         shares = list(accumulate(target.share for target in self.chosen))
+        warnings.simplefilter("error")  # who reads a bad file is told by an error
         _limit_memory()
         signal.signal(signal.SIGVTALRM, _too_long)
         (first,) = struct.unpack_from("<Q", self.memory)

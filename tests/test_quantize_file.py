@@ -198,6 +198,7 @@ GOOD = struct.pack("<iii", 1, 1, 0x61)[:9] + struct.pack("<ii", 1, 1) + struct.p
         (GOOD[:-1], "1 value in 3 bytes"),
         (GOOD[:8] + b"\xff" + GOOD[9:], "codec can't decode"),
         (GOOD[:-4] + struct.pack("<f", float("nan")), "finite and not negative"),
+        (GOOD[:-4] + struct.pack("<I", 0x7F800001), "finite and not negative"),  # a NaN that signals
         (GOOD[:-4] + struct.pack("<f", -1.0), "finite and not negative"),
         (GOOD[:9] + struct.pack("<iif", -3, 1, 1.0), "finite and not negative"),
     ],

@@ -48,6 +48,7 @@ def gpt2(tmp_path: Path) -> dict[str, Any]:
         ({K + "scores": np.ones(268, np.uint8)}, "scores: wrong type"),
         ({K + "scores": np.ones(267, np.float32)}, "scores: array is shorter"),
         ({K + "scores": np.full(268, np.nan, np.float32)}, "score is not finite"),
+        ({K + "scores": np.full(268, 0x7F800001, np.uint32).view(np.float32)}, "score is not finite"),  # that signal
         ({K + "merges": None}, "merges: missing"),
         ({K + "merges": ["h e", 5]}, r"merges\[1\]: wrong type"),
         ({K + "bos_token_id": "1"}, "bos_token_id: wrong type"),

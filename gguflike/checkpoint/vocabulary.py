@@ -197,10 +197,11 @@ class Vocabulary:
             model = "gemma4"
         texts, raw = _tokens(metadata)
         types = values.numbers(metadata, TYPES, "i", len(texts), TokenType.NORMAL).astype(np.int64)
-        scores = values.numbers(metadata, SCORES, "if", len(texts), 0.0).astype(np.float64)
+        scores = values.numbers(metadata, SCORES, "if", len(texts), 0.0)
         if not np.isfinite(scores).all():
             first = int(np.flatnonzero(~np.isfinite(scores))[0])
             raise GGUFError("a token score is not finite", field=SCORES, got=f"{scores[first]} of token {first}")
+        scores = scores.astype(np.float64)
         special = _special_ids(metadata, len(texts), _DEFAULT_IDS[model])
         add_bos = values.flag(metadata, ADD_BOS, model in ("llama", "gemma4") or pre in _BOS_BY_DEFAULT.split())
         add_eos = values.flag(metadata, ADD_EOS, model == "t5")

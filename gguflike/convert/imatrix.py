@@ -159,12 +159,18 @@ def _read_gguf(path: Path) -> Imatrix:
                 raise CheckpointError(
                     "importance counts do not fit the sums", path=path, tensor=base, expected=expected, got=len(counts)
                 )
-            entries[base] = Entry(sums.astype(np.float64), counts.astype(np.float64))
+            entries[base] = Entry(_doubles(sums), _doubles(counts))
         said = [file.metadata.get(key) for key in (_DATASETS, _CHUNKS, _CHUNK_SIZE)]
         texts = tuple(map(str, said[0])) if isinstance(said[0], Sequence) else ()
         chunks, size = (value if isinstance(value, int) and value > 0 else 0 for value in said[1:])
         # Without a size, counts are those of tokens all the same, which is what chunks of one token say.
         return Imatrix(path.name, file.paths, entries, texts, chunks, size or 1)
+
+
+def _doubles(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """The same in float64. A NaN that signals, of which numpy warns, is refused with all that is not finite."""
+    with np.errstate(invalid="ignore"):
+        return values.astype(np.float64)
 
 
 def _read_legacy(path: Path) -> Imatrix:
@@ -189,7 +195,7 @@ def _read_legacy(path: Path) -> Imatrix:
             offset += 12 + length
             if count < 1 or 4 * count > len(data) - offset:
                 raise ValueError(f"{counted(count, 'value')} in {counted(len(data) - offset, 'byte')}")
-            values = np.frombuffer(data, "<f4", count, offset).astype(np.float64).reshape(1, -1)
+            values = _doubles(np.frombuffer(data, "<f4", count, offset)).reshape(1, -1)
             entries[name] = Entry(values, np.array([calls or 1], np.float64))
             offset += 4 * count
     except (struct.error, ValueError) as error:
