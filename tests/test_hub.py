@@ -28,6 +28,7 @@ from gguflike.errors import ArgumentError, ChangedError, CheckpointError, Remote
 from gguflike.locate import locate, open_header
 from tests import hub_server, test_lora, tiny, tiny_gguf
 from tests.hub_server import Hub
+from tests.terminals import CTRL_C, Terminal
 
 
 @pytest.fixture
@@ -430,6 +431,23 @@ def test_inspecting_what_is_elsewhere_reads_the_header_only(
     hub.files["/page.gguf"] = b"<html>"
     with pytest.raises(gguflike.GGUFError, match="web page"):
         open_header(f"{hub.storage_url}/page.gguf")
+
+
+@pytest.mark.parametrize("arguments", [("run", "MODEL", "Hello"), ("chat", "MODEL"), ("verify", "MODEL")])
+def test_ctrl_c_ends_a_download(hub: Hub, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    hub.repos["org/g"] = hub_server.Repo()
+    hub.repos["org/g"].commit({"m.gguf": bytes(1 << 16)})
+    hub.fault("/storage/", hub_server.stall(60), times=9)
+    environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    command = [each.replace("MODEL", "hf://org/g/m.gguf") for each in arguments]
+    with Terminal(*command, **environment) as terminal:
+        terminal.wait_for("fetching m.gguf")
+        terminal.type(CTRL_C)
+        assert terminal.ends() == 130
+        assert "interrupted" in terminal.text
+        assert "Traceback" not in terminal.text
+        assert terminal.is_as_before
+    assert not [path for path in (tmp_path / "home").rglob("*.gguf") if path.exists()]
 
 
 def test_a_path_imports_no_client() -> None:
