@@ -264,7 +264,7 @@ def test_all_ends_of_a_generation(tmp_path: Path) -> None:
     found = read(folder, {"eos_token_id": [2, 268, 400]}, {"eos_token_id": [269, 271]})
     # <|im_end|> is known by its text, so that the two places are left for the others.
     assert Vocabulary.from_metadata(found.metadata).end_ids == {0, 2, 268, 269, 271}
-    assert found.notices == ("config.json lists an eos_token_id 400, but there are only 272 tokens",)
+    assert found.notices == ("config.json says eos_token_id 400, but there are only the tokens 0 to 271: left out",)
     many = read(folder, {"eos_token_id": [2, 268]}, {"eos_token_id": [269, 270]})
     assert many.notices == ("GGUF has no place for so many tokens that end a generation: '<e3>' will end none",)
 

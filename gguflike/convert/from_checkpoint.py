@@ -257,6 +257,7 @@ def plan_conversion(
     config, notices = family.from_config(values, ignore_config, available.keys())
     check_layers(config, opened)
     said = [*opened.notices, *(each for _, each in demands.broken(family.name, family.graph(config)))]
+    said += general.unused_settings(opened.generation_config)
     if adapters:
         applied = unapplied(opened.folder) if any(a.adapter.folder.samefile(opened.folder) for a in adapters) else []
         said = [each for each in said if each not in applied]

@@ -168,22 +168,49 @@ def _of_id(entry: str, parameters: int) -> dict[str, str]:
 def _sampling(generation_config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of generation_config.json that GGUF has, of the kind that they must be of."""
     found = {}
-    for target, (keys, kind) in _SAMPLING.items():
-        value: Any = next((generation_config[key] for key in keys if generation_config.get(key) is not None), None)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if isinstance(value, str) if kind is ValueType.STRING else is_number:
-            if is_number and not abs(value) < 3e38:
-                raise CheckpointError(
-                    "setting for sampling is not a number that GGUF can say",
-                    field=f"generation_config.json: {keys[0]}",
-                    expected="a finite number within float32",
-                    got=repr(value)[:60],
-                )
-            typed = int(value) if kind is ValueType.INT32 else value
-            if kind is ValueType.INT32 and not -(2**31) <= typed < 2**31:
-                continue  # as good as no limit: all tokens are fewer
-            found[f"general.sampling.{target}"] = Typed(typed, kind)
+    for target, (key, value, kind) in _settings(generation_config).items():
+        if _misfit(value, kind):
+            continue
+        if kind is not ValueType.STRING and not abs(value) < 3e38:
+            raise CheckpointError(
+                "setting for sampling is not a number that GGUF can say",
+                field=f"generation_config.json: {key}",
+                expected="a finite number within float32",
+                got=repr(value)[:60],
+            )
+        found[f"general.sampling.{target}"] = Typed(int(value) if kind is ValueType.INT32 else value, kind)
     return found
+
+
+def unused_settings(generation_config: Mapping[str, Any]) -> list[str]:
+    """What to say of settings of generation_config.json that GGUF has and that are left out of the file."""
+    settings = _settings(generation_config).values()
+    misfits = ((key, value, _misfit(value, kind)) for key, value, kind in settings)
+    return [
+        f"generation_config.json: {key} is left out; expected {expected}, got {value!r:.60}"
+        for key, value, expected in misfits
+        if expected
+    ]
+
+
+def _settings(generation_config: Mapping[str, Any]) -> dict[str, tuple[str, Any, ValueType]]:
+    """What is set, by GGUF's name: the key, its value, the type that GGUF has for it."""
+    stated = {
+        target: (next((key for key in keys if generation_config.get(key) is not None), None), kind)
+        for target, (keys, kind) in _SAMPLING.items()
+    }
+    return {target: (key, generation_config[key], kind) for target, (key, kind) in stated.items() if key is not None}
+
+
+def _misfit(value: Any, kind: ValueType) -> str:
+    """What a setting of a type has to be, where a value is not that; otherwise empty."""
+    if kind is ValueType.STRING:
+        return "" if isinstance(value, str) else "a text"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "a number"
+    if kind is ValueType.INT32 and abs(value) < 3e38 and not (value == int(value) and -(2**31) <= value < 2**31):
+        return "a whole number within int32"
+    return ""
 
 
 def _utf8(name: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gguflike.errors import CheckpointError
-from gguflike.families import rope_settings
+from gguflike.families import kinds, rope_settings
 
 # Of several classes with one configuration, what model_type alone means: the one that gives logits, or else states.
 _ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "Model")
@@ -72,11 +72,15 @@ def whole(model_class: str | None) -> Mapping[str, Any]:
 
 
 def completed(
-    values: Mapping[str, Any], model_class: str | None, synonyms: Iterable[Collection[str]]
+    values: Mapping[str, Any],
+    model_class: str | None,
+    synonyms: Iterable[Collection[str]],
+    inert: Collection[str] = (),
 ) -> dict[str, Any]:
     """The configuration of a text model with its keys' own names, and with those that it lacks.
 
-    ``model_class`` is of the model (around it), ``synonyms`` are names of which one is enough.
+    ``model_class`` is of the model (around it), ``synonyms`` are names of which one is enough. CheckpointError where a
+    value is of another kind than the one that is assumed of its key, unless the key is ``inert``.
     """
     table = _table()
     outer, inner = table.classes.get(model_class or "", ("", ""))
@@ -88,6 +92,7 @@ def completed(
     if outer != kind:
         defaults = {**defaults, **table.types[outer].text}
     here = {names[key] if key in names and names[key] not in values else key: value for key, value in values.items()}
+    kinds.check_like(here, defaults, inert)
     known = {name for group in synonyms if any(name in here for name in group) for name in group}
     known |= here.keys() | rope_settings.said(here)
     if "rope_parameters" in defaults and "rope_parameters" not in known:  # which have the base

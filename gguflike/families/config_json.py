@@ -85,7 +85,7 @@ def check_keys(
         if key not in implemented:
             if not (key in known or key in rope_settings.CONFIG_KEYS or is_off(key, value)):
                 unknown[key] = value
-        elif value not in implemented[key]:
+        elif not _is_among(value, implemented[key]):
             raise UnsupportedError(
                 "config value",
                 field=f"config.json: {key}",
@@ -105,7 +105,12 @@ def is_off(key: str, value: Any) -> bool:
     """Whether a key of config.json changes nothing in a class that does not have it."""
     if key == "layer_types":
         return isinstance(value, list) and all(kind == "full_attention" for kind in value)
-    return value in _OFF.get(key, ()) or _TRAINING.fullmatch(key) is not None
+    return _is_among(value, _OFF.get(key, ())) or _TRAINING.fullmatch(key) is not None
+
+
+def _is_among(value: Any, values: tuple[Any, ...]) -> bool:
+    """Whether a value is one of some, truth values and numbers apart, which Python takes for equal."""
+    return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in values)
 
 
 def unread_notices(values: Mapping[str, Any], unread: Collection[str], model_class: str) -> list[str]:

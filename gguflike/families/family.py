@@ -133,7 +133,7 @@ class Family(Generic[Config]):
         synonyms = [parameter.key.config for parameter in configs.parameters(self.config)]
         said = config_json.unread_notices(text, self.unread, model_class)
         text = {key: value for key, value in text.items() if key not in self.unread}
-        full = self.normalized(assumed.completed(text, model_class, synonyms))
+        full = self.normalized(assumed.completed(text, model_class, synonyms, self.inert))
         known = config_json.config_keys(self.config) | self.inert
         config_json.check_keys(full, known, self.implemented, frozenset(ignore), model_class)
         c = config_json.from_config(self.config, full, functools.partial(self._holds, names))

@@ -7,7 +7,7 @@ place, so that they may take it for what it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from gguflike.errors import CheckpointError
@@ -50,11 +50,15 @@ _TEXT = _Kind("a text", lambda value: isinstance(value, str))
 _TEXTS = _list_of("texts", lambda value: isinstance(value, str))
 _INTEGERS = _list_of("integers", lambda value: isinstance(value, int))
 _OBJECT = _Kind("an object", lambda value: isinstance(value, dict))
+_TRUTH = _Kind("true or false", lambda value: isinstance(value, bool))
+_CLASSES = _Kind("a list of names of classes", lambda value: _TEXTS.holds(value) and all(value))
 
 # Objects whose keys are checked like those of the whole: text models, and parts that have settings of their own.
 _INSIDE = (*NESTED, "linear_attn_config", "sparse_attention_config")
+# Objects with settings of a rotation, those for types of layers among them.
+_ROTATIONS = ("rope_parameters", "rope_scaling", "full_attention", "sliding_attention")
 KINDS: Mapping[str, _Kind] = {
-    **dict.fromkeys(_INSIDE, _OBJECT),
+    **dict.fromkeys((*_INSIDE, *_ROTATIONS, "vision_config", "audio_config", "label2id"), _OBJECT),
     **dict.fromkeys(("num_hidden_layers", "num_kv_shared_layers", "num_labels"), _COUNT),
     **dict.fromkeys(("hidden_size", "head_dim", "n_group", "num_local_experts", "attn_layer_offset"), _SIZE),
     "max_window_layers": _SIZE,
@@ -67,7 +71,14 @@ KINDS: Mapping[str, _Kind] = {
     **dict.fromkeys(("n_positions", "max_trained_positions"), _NUMBER),
     **dict.fromkeys(("index_topk_freq", "index_skip_topk_offset"), _INTEGER),
     **dict.fromkeys(("qk_nope_head_dim", "linear_value_head_dim", "mamba_head_dim"), _SIZE),
-    **dict.fromkeys(("model_type", "scoring_func", "classifier_pooling", "hybrid_override_pattern"), _TEXT),
+    **dict.fromkeys(("global_head_dim", "num_global_key_value_heads", "num_kv_heads"), _SIZE),
+    **dict.fromkeys(("clip_qkv", "final_logit_softcapping"), _NUMBER),
+    "sliding_window": _INTEGER,
+    "tie_word_embeddings": _TRUTH,
+    "architectures": _CLASSES,
+    **dict.fromkeys(
+        ("model_type", "topk_method", "scoring_func", "classifier_pooling", "hybrid_override_pattern"), _TEXT
+    ),
     **dict.fromkeys(("layer_types", "layers_block_type", "mlp_layer_types", "indexer_types"), _TEXTS),
     "mtp_layer_types": _TEXTS,
     "mtp_sliding_windows": _list_of("integers or nulls", lambda value: value is None or type(value) is int),
@@ -82,6 +93,21 @@ KINDS: Mapping[str, _Kind] = {
 }
 
 
+# Settings of rotations, and what they must be. Their ranges are checked where they are read (rope_settings.py).
+_FINITE = _Kind("a number", lambda value: type(value) in (int, float))
+_ROPE: Mapping[str, _Kind] = {
+    **dict.fromkeys(("factor", "original_max_position_embeddings", "alpha", "beta_fast", "beta_slow"), _FINITE),
+    **dict.fromkeys(("low_freq_factor", "high_freq_factor", "attention_factor", "attn_factor"), _FINITE),
+    **dict.fromkeys(("mscale", "mscale_all_dim", "llama_4_scaling_beta", "extrapolation_factor"), _FINITE),
+    **dict.fromkeys(("short_mscale", "long_mscale", "partial_rotary_factor"), _FINITE),
+    "rope_theta": _Kind("a number above 0", lambda value: _FINITE.holds(value) and value > 0),
+    **dict.fromkeys(("rope_type", "type"), _TEXT),
+    **dict.fromkeys(("short_factor", "long_factor"), _list_of("numbers", _FINITE.holds)),
+    "mrope_section": _INTEGERS,
+    **dict.fromkeys(("truncate", "mrope_interleaved"), _TRUTH),
+    **dict.fromkeys(("full_attention", "sliding_attention"), _OBJECT),
+}
+
 # Keys that may be missing, for which a class has a number then, which a null takes away.
 _NEVER_NULL = frozenset(
     {"expand", "mamba_expand", "block_multiple_of", "no_rope_layer_interval", "attn_layer_period", "attn_layer_offset"}
@@ -95,6 +121,10 @@ _OWN = frozenset({"scored", "position_offset", "dt_b_c_rms"})
 def check_kinds(values: Mapping[str, Any]) -> None:
     """CheckpointError for the first value of config.json that is not of its key's kind. A null stands for no value,
     but where models are made by computing with it."""
+    _check(values, KINDS, "")
+
+
+def _check(values: Mapping[str, Any], kinds: Mapping[str, _Kind], inside: str) -> None:
     for key, value in values.items():
         if key in _OWN:
             raise CheckpointError(
@@ -103,10 +133,35 @@ def check_kinds(values: Mapping[str, Any]) -> None:
                 got=repr(value)[:80],
                 remedy="leave it out",
             )
-        kind = KINDS.get(key)
+        kind = kinds.get(key)
         if kind is not None and (value is not None or key in _NEVER_NULL) and not kind.holds(value):
             raise CheckpointError(
-                "wrong kind of value", field=f"config.json: {key}", expected=kind.words, got=repr(value)[:80]
+                "wrong kind of value", field=f"config.json: {inside}{key}", expected=kind.words, got=repr(value)[:80]
             )
-        if key in _INSIDE and isinstance(value, dict):
-            check_kinds(value)
+        if isinstance(value, dict) and key in _INSIDE:
+            _check(value, KINDS, inside)
+        elif isinstance(value, dict) and key in _ROTATIONS:
+            _check(value, _ROPE, f"{key}.")
+
+
+# What a value must be where Transformers has one of this type for models that do not say. "auto" stands for a number.
+_OF_DEFAULTS: Mapping[type, _Kind] = {
+    bool: _TRUTH,
+    int: _Kind("a number", lambda value: isinstance(value, int | float | list) and not isinstance(value, bool)),
+    float: _Kind("a number", lambda value: isinstance(value, int | float | list) and not isinstance(value, bool)),
+    str: _TEXT,
+    list: _Kind("a list", lambda value: isinstance(value, list)),
+}
+
+
+def check_like(values: Mapping[str, Any], defaults: Mapping[str, Any], left: Collection[str]) -> None:
+    """CheckpointError for the first value that is of another kind than the one that is assumed where there is none,
+    but for the keys that are ``left``, which nothing is computed with. Lists of numbers, which models of layers of
+    several sizes have, are checked where they are read."""
+    for key, default in defaults.items():
+        value, kind = values.get(key), _OF_DEFAULTS.get(type(default))
+        if value is None or kind is None or default == "auto" or key in left or kind.holds(value):
+            continue
+        raise CheckpointError(
+            "wrong kind of value", field=f"config.json: {key}", expected=kind.words, got=repr(value)[:80]
+        )

@@ -182,13 +182,10 @@ def class_of(config: Mapping[str, Any]) -> str:
 
     CheckpointError where it says neither, UnsupportedError where it says nothing that is known.
     """
-    from gguflike.families import assumed
+    from gguflike.families import assumed, kinds
 
+    kinds.check_kinds({key: config.get(key) for key in ("architectures", "model_type")})
     names = config.get("architectures") or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(
-            "wrong kind of value", field="config.json: architectures", expected="a list of texts", got=repr(names)
-        )
     found = next((name for name in names if name in CLASSES), None)
     found = found or next((name for name in names if _needs(name, "CLASSES")), None)
     found = found or assumed.class_of_type(config.get("model_type"))

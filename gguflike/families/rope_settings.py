@@ -100,9 +100,10 @@ def _somewhere(config: Mapping[str, Any], inside: str, names: Collection[str]) -
 def flatten(config: Mapping[str, Any], read: Collection[str] = ()) -> dict[str, Any]:
     """``rope.*`` entries from any spelling; ``read`` are those that the configuration has fields for.
 
-    CheckpointError where settings are malformed or contradict each other, UnsupportedError for unknown ones.
+    The objects of settings are such (`kinds.check_kinds`). CheckpointError where settings contradict each other or are
+    out of range, UnsupportedError for unknown ones.
     """
-    spellings = [_object(config, key) for key in _DICTIONARIES]
+    spellings = [config.get(key) or {} for key in _DICTIONARIES]
     flat = [_flatten(each, config, read) for each in spellings if each] or [_flatten({}, config, read)]
     if flat[0] != flat[-1]:
         raise CheckpointError(
@@ -113,13 +114,6 @@ def flatten(config: Mapping[str, Any], read: Collection[str] = ()) -> dict[str, 
             remedy="keep the one that is right",
         )
     return flat[0]
-
-
-def _object(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = config.get(key)
-    if value is not None and not isinstance(value, dict):
-        raise CheckpointError(f"{key} is not an object", field="config.json", got=repr(value))
-    return value or {}
 
 
 def _flatten(given: Mapping[str, Any], config: Mapping[str, Any], read: Collection[str]) -> dict[str, Any]:
@@ -169,7 +163,7 @@ def _one(
 def notices(config: Mapping[str, Any], read: Collection[str] = ()) -> list[str]:
     """What is not computed of the settings: a factor that says no type, and how a dynamic rotation changes with a
     text's length beyond the context, which readers of the file do not know."""
-    objects = [each for each in (_object(config, key) for key in _DICTIONARIES) if each]
+    objects = [each for each in map(config.get, _DICTIONARIES) if each]
     kinds = [each.get("rope_type", each.get("type")) or "default" for each in objects]
     idle = [each.get("factor") for each, kind in zip(objects, kinds, strict=True) if kind == "default"]
     changes = dict.fromkeys(repr(factor) for factor in idle if factor not in (None, 1))

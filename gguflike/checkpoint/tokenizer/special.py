@@ -9,10 +9,13 @@ from gguflike.checkpoint.tokenizer import processors
 from gguflike.checkpoint.tokenizer.files import TokenizerFiles
 from gguflike.checkpoint.tokenizer.losses import Losses, listed
 from gguflike.checkpoint.vocabulary import ADD_BOS, ADD_EOS, ADD_SEP, SPECIAL_KEYS, ends_by_text
+from gguflike.errors import CheckpointError
 
 #: Texts of tokens that end a turn, in the order in which one is chosen as ``eot``.
 _TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>")
 _MESSAGE_END = "<|eom_id|>"
+
+_ROLES = ("bos", "eos", "unk", "sep", "pad", "mask")
 
 #: What encoders call the tokens that begin and end a text.
 _ENCODERS_WORDS = {"bos": "cls", "eos": "sep"}
@@ -28,42 +31,49 @@ class Roles:
         config: Mapping[str, Any],
         generation_config: Mapping[str, Any] | None,
     ) -> None:
-        """By the text that the tokenizer's files name, else the id in config.json or generation_config.json."""
+        """By the text that the tokenizer's files name, else the id in config.json or generation_config.json.
+
+        CheckpointError where one of these says an id that is no whole number.
+        """
         self.source = source
         self.tokens = tokens
         self.by_text = dict(zip(tokens, range(len(tokens)), strict=True))
         nested = config.get("text_config")
         places = [("config.json", config), ("config.json", nested), ("generation_config.json", generation_config)]
-        self._numbers = [(name, mapping) for name, mapping in places if isinstance(mapping, Mapping)]
+        self._stated = _stated([(name, mapping) for name, mapping in places if isinstance(mapping, Mapping)])
         self.ids: dict[str, int] = {}
-        for role in ("bos", "eos", "unk", "sep", "pad", "mask"):
+        for role in _ROLES:
             text = source.token_text(role) or source.token_text(_ENCODERS_WORDS.get(role, role))
-            found = [self.by_text[text]] if text in self.by_text else self._stated(f"{role}_token_id")
+            found = [self.by_text[text]] if text in self.by_text else self._known(role)
             if found:
                 self.ids[role] = found[0]
 
-    def _stated(self, key: str) -> list[int]:
+    def _known(self, role: str) -> list[int]:
         """The ids that the configurations give for a role, and that are tokens."""
-        return [index for _, index in self._stated_ids(key) if 0 <= index < len(self.tokens)]
-
-    def _stated_ids(self, key: str) -> list[tuple[str, int]]:
-        values = [(name, mapping.get(key)) for name, mapping in self._numbers]
-        listed_ = [(name, item) for name, value in values for item in (value if isinstance(value, list) else [value])]
-        return [(name, item) for name, item in listed_ if isinstance(item, int) and not isinstance(item, bool)]
+        return [index for _, index in self._stated[role] if 0 <= index < len(self.tokens)]
 
     def fields(self, model: str, losses: Losses) -> dict[str, Any]:
         """The keys of GGUF for a vocabulary of this kind."""
-        ends = [*self._stated("eos_token_id"), *([self.ids["eos"]] if "eos" in self.ids else [])]
+        ends = [*self._known("eos"), *([self.ids["eos"]] if "eos" in self.ids else [])]
         adds = self._surround_wordpiece(losses) if model == "bert" else self._surround(model, losses)
         self._end(ends, losses)
-        for name, index in self._stated_ids("eos_token_id"):
-            if index >= len(self.tokens):
-                losses.say(f"{name} lists an eos_token_id {index}, but there are only {len(self.tokens)} tokens")
+        self._tell_unused(losses)
         fields: dict[str, Any] = {SPECIAL_KEYS[role]: index for role, index in self.ids.items()}
         fields |= {ADD_BOS: adds["bos"], ADD_EOS: adds["eos"]}
         texts = {self.tokens[self.ids[role]] for role in ("sep", "eos") if role in self.ids}
         separates = processors.separates(self.source, texts)
         return fields if separates is None else fields | {ADD_SEP: separates and "sep" in self.ids}
+
+    def _tell_unused(self, losses: Losses) -> None:
+        """Tell of ids of the configurations that are no tokens, and of those that are other ones than the file's."""
+        for role, stated in self._stated.items():
+            for name, index in dict.fromkeys(stated):
+                said = f"{name} says {role}_token_id {index}"
+                if not 0 <= index < len(self.tokens):
+                    losses.say(f"{said}, but there are only the tokens 0 to {len(self.tokens) - 1}: left out")
+                elif role != "eos" and index != self.ids[role]:  # of ends, there may be several
+                    named = self.tokens[self.ids[role]]
+                    losses.say(f"{said}, {self.tokens[index]!r}: the file says {self.ids[role]}, {named!r}")
 
     def _surround(self, model: str, losses: Losses) -> dict[str, bool]:
         """Whether one token is put before a text and one behind it, which become the ones of these roles."""
@@ -129,3 +139,22 @@ class Roles:
         without = [self.tokens[index] for index in rest[len(free) :]]
         if without:
             losses.say(f"GGUF has no place for so many tokens that end a generation: {listed(without)} will end none")
+
+
+def _stated(places: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, list[tuple[str, int]]]:
+    """Role -> the ids that configurations give for it, with the file that does. A null and an empty list say none."""
+    found: dict[str, list[tuple[str, int]]] = {role: [] for role in _ROLES}
+    for role, stated in found.items():
+        for name, mapping in places:
+            value = mapping.get(f"{role}_token_id")
+            listed_ = value if isinstance(value, list) else [] if value is None else [value]
+            if not all(type(index) is int for index in listed_):
+                raise CheckpointError(
+                    "wrong kind of value",
+                    field=f"{name}: {role}_token_id",
+                    expected="a whole number, or a list of them",
+                    got=repr(value)[:80],
+                    remedy="write the token's id, or null for none",
+                )
+            stated += [(name, index) for index in listed_]
+    return found
