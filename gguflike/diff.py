@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import isfinite, nan, prod, sqrt
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -228,7 +227,7 @@ _Side = _File | _Folder
 
 
 def _side(path: str | os.PathLike[str], threads: int | None, opened: ExitStack) -> _Side:
-    if Path(path).is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - the empty name is no folder
         from gguflike.convert.folder_tensors import FolderTensors  # who compares files need not load it
 
         return _Folder(FolderTensors(path))
@@ -306,12 +305,20 @@ def _metadata(a: _Side, b: _Side, left_out: tuple[str, ...]) -> Iterator[Metadat
         new = b.value(key) if key in others else None
         if old is None or new is None or (old.type, old.item_type) != (new.type, new.item_type):
             yield MetadataDiff(key, old, new)
-        elif not np.array_equal(old.value, new.value):
+        elif not _equal(old.value, new.value):
             yield _differing(key, old, new)
+
+
+def _equal(old: Any, new: Any) -> bool:
+    """Whether two values of one type are the same; NaN is the same as NaN. Texts stay lists: an array of them has the
+    longest one's room for each."""
+    if isinstance(old, np.ndarray):
+        return np.array_equal(old, new, equal_nan=old.dtype.kind == "f")
+    return bool(old == new) or (old != old and new != new)
 
 
 def _differing(key: str, old: Typed, new: Typed) -> MetadataDiff:
     if old.item_type is None or len(old.value) != len(new.value):
         return MetadataDiff(key, old, new)
-    places = [place for place, (x, y) in enumerate(zip(old.value, new.value, strict=True)) if x != y]
+    places = [place for place, (x, y) in enumerate(zip(old.value, new.value, strict=True)) if not _equal(x, y)]
     return MetadataDiff(key, old, new, len(places), places[0] if places else -1)

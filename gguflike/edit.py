@@ -40,6 +40,8 @@ FIXED = {
 }
 _TYPES = {kind.name.lower(): kind for kind in ValueType if kind is not ValueType.ARRAY} | {"str": ValueType.STRING}
 _TYPED = re.compile(r"(\[?)([a-z]+\d*)(\]?):(.*)", re.DOTALL)
+#: What looks like a type and is none, in whatever brackets.
+_NEARLY_TYPED = re.compile(r"\[*(u?int|float|double|bool|str|string|array)\d*\]*:")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,400}")  # more digits than any float has
 #: What llama.cpp reads: key -> type, of arrays that of their items.
 _KNOWN: tuple[tuple[str, ValueType, bool], ...] = (
@@ -173,6 +175,14 @@ def value_of(text: str, name: str, known: tuple[ValueType, bool] | None = None) 
         return _parsed(found[4], name, _TYPES[found[2]], bool(found[1]))
     if known is not None:
         return _parsed(text, name, *known)
+    if _NEARLY_TYPED.match(text):
+        raise ArgumentError(
+            "is of no type that GGUF has",
+            field=name,
+            expected=f"one of {', '.join(_TYPES)} before the colon",
+            got=repr(text)[:80],
+            remedy="a text that looks like this is string:...",
+        )
     if text in ("true", "false"):
         return text == "true"
     try:

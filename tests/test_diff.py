@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import tracemalloc
 from pathlib import Path
 
 import gguf
@@ -162,6 +163,21 @@ def test_values_that_changed_are_told(tmp_path: Path) -> None:
     assert (found["gone"].new, found["new"].old) == (None, None)
 
 
+def test_a_long_text_costs_its_length_and_not_that_of_each_beside_it(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.gguf", tmp_path / "b.gguf"
+    x = stored("x", np.ones((1, 32), np.float32), "F32")
+    for path, long in ((first, "x" * 1_000_000), (second, "y" * 1_000_000)):
+        container.write(path, {"tokens": [*map(str, range(500)), long], "text": long, "nan": [1.0, math.nan]}, [x])
+    for other, differing in ((first, []), (second, ["tokens", "text"])):
+        tracemalloc.start()
+        found = [each for each in diff(first, other).metadata if not each.key.startswith("gguflike")]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert [each.key for each in found] == differing  # NaN is NaN, of the same file at least
+        assert [each.first for each in found] == [500, -1][: len(found)]
+        assert peak < 32 << 20
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.checkpoint(tmp_path_factory.mktemp("diff") / "hf")
@@ -210,3 +226,16 @@ def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["diff", str(file), str(file)]) == 0
     assert capsys.readouterr().out == "identical\n"
     assert main(["diff", str(file)]) == 2
+    for wrong, status in (("", 1), (str(tmp_path / "nothing"), 1)):
+        assert main(["diff", str(file), wrong]) == status
+        assert "No such file" in capsys.readouterr().err
+
+
+def test_no_page_takes_the_place_of_what_is_compared(checkpoint: Path, tmp_path: Path) -> None:
+    one, other = tmp_path / "m.gguf", tmp_path / "n.gguf"
+    gguflike.convert(checkpoint, one, "Q8_0")
+    gguflike.edit(one, other, values={"general.name": "other"})
+    before = one.read_bytes(), other.read_bytes(), (checkpoint / "config.json").read_bytes()
+    for first, page in ((one, one), (one, other), (checkpoint, checkpoint / "config.json")):
+        assert main(["diff", str(first), str(other), "--html", str(page), "--overwrite"]) == 1
+    assert before == (one.read_bytes(), other.read_bytes(), (checkpoint / "config.json").read_bytes())

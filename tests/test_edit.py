@@ -423,10 +423,15 @@ def test_values_of_a_command_line(text: str, value: Any) -> None:
         "-1e999",
         "9" * 5000,
         '[string]:{"a": 1}',
+        "uint128:1",
+        "array:[1]",
+        "[array]:[[1]]",
+        "[[uint8]]:[[1]]",
+        "float:x",
     ],
 )
 def test_texts_that_are_no_such_value(text: str) -> None:
-    with pytest.raises(ArgumentError, match=r"k: is (no|larger)"):
+    with pytest.raises(ArgumentError, match=r"k: is (no|larger|of no type)"):
         value_of(text, "k")
 
 
@@ -531,6 +536,9 @@ def test_usage_of_the_command(
         (["--set", "toy.context_length=int32:5"], "add --force"),
         (["--set", "a.b=1", "--set", "a.b=2"], "given twice"),
         (["--unset", "nope"], "no such metadata"),
+        (["--unset", "general.name", "--unset", "general.name"], "general.name is given twice"),
+        (["--set", "a.b=1", "--overwrite"], "--overwrite is of the copy that --out writes"),
+        (["--set", "a.b=uint128:1"], "a.b: is of no type that GGUF has; expected one of uint8, int8"),
     ):
         assert main(["edit", str(path), *arguments]) == 2, arguments
         assert said in capsys.readouterr().err

@@ -191,6 +191,29 @@ def test_tokens_by_an_expression(model: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(["inspect", str(path), "--tokens", "nothing"]) == 0
 
 
+def test_names_and_values_without_end_are_cut(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long, name = "x" * 1_000_000, "k" * 60_000
+    tokens = ["a", long]
+    path = changed(model, tmp_path / "long.gguf", general__description=long, **{name: 1}, x__tokens=tokens)
+    gguflike.write(vocabulary := tmp_path / "v.gguf", {"tokenizer.ggml.tokens": tokens}, [])
+    for command in (["inspect", path, "--metadata", "--tensors"], ["diff", model, path], ["inspect", vocabulary]):
+        assert main([str(each) for each in command]) in (0, 1)
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) < 250
+        assert len(lines) < 120
+    assert main(["inspect", str(vocabulary), "--tokens", "x"]) == 0
+    assert len(capsys.readouterr().out) < 400
+    assert main(["inspect", str(path), "--key", "general.description"]) == 0
+    assert capsys.readouterr().out == long + "\n"
+    if sys.platform != "win32":
+        from tests.terminals import Terminal
+
+        with Terminal("inspect", path, "--key", "general.description") as terminal:
+            assert terminal.ends() == 0
+            assert 20_000 < len(terminal.text) < 20_200
+            assert "… 1,000,000 characters" in terminal.text
+
+
 @pytest.mark.parametrize(
     ("types", "scores", "expected"),
     [

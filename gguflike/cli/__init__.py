@@ -194,6 +194,7 @@ def _one_line(error: BaseException, args: argparse.Namespace | None = None) -> s
     if isinstance(error, MemoryError):
         return "out of memory"
     if isinstance(error, OSError) and error.strerror:
-        return clean(f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror)
+        name = repr(error.filename) if error.filename == "" else error.filename
+        return clean(f"{name}: {error.strerror}" if name is not None else error.strerror)
     text = error.for_command(flags_of(args)) if args is not None and isinstance(error, GGUFLikeError) else str(error)
     return clean(" ".join(text.split())) or type(error).__name__

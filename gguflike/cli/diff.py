@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gguflike.cli.arguments import positive
-from gguflike.cli.output import clean, print_json, table
+from gguflike.cli.output import clean, named, print_json, table
 from gguflike.cli.paths import fetched
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.usage import UsageError
@@ -59,12 +59,23 @@ def _page(args: argparse.Namespace, first: str, second: str) -> int:
     if os.path.isdir(second):  # noqa: PTH112 - text
         raise UsageError("--html writes the page of B, which has to be a GGUF file")
     with open(second) as file:
-        pages.check(args, file)
+        pages.check(args, file, _inputs(first))
         with progress_bar() as progress:
             result = diff(first, second, threads=args.threads, progress=progress)
         errors = {each.name: each.relative for each in result.tensors if math.isfinite(each.relative)}
         pages.write(args, file, second, errors, os.path.basename(first), list(_changes(result)))  # noqa: PTH119
     return 0 if result.identical else 1
+
+
+def _inputs(path: str) -> list[str | os.PathLike[str]]:
+    """The files that a model is read from."""
+    from gguflike import checkpoint
+    from gguflike.container import open
+
+    if os.path.isdir(path):  # noqa: PTH112 - text
+        return [*checkpoint.open(path).inputs()]
+    with open(path) as file:
+        return [*file.paths]
 
 
 def _changes(result: FileDiff) -> Iterator[tuple[str, str, str]]:
@@ -137,7 +148,7 @@ def _print(result: FileDiff) -> None:
         print(_line(each))
     for label, names in (("only in A", result.only_first), ("only in B", result.only_second)):
         for name in names:
-            print(f"tensor {label}: {clean(name)}")
+            print(f"tensor {label}: {named(name)}")
     worst = result.worst
     if worst:
         rows = [["tensor", "A", "B", "bits", "rel. error", "cosine", "RMSE", "largest"], *map(_row, worst)]
@@ -147,7 +158,7 @@ def _print(result: FileDiff) -> None:
 
 def _line(each: MetadataDiff) -> str:
     label, how = _how(each)
-    return f"metadata {label}: {clean(each.key)}{': ' if label == 'changed' else ' = '}{how}"
+    return f"metadata {label}: {named(each.key)}{': ' if label == 'changed' else ' = '}{how}"
 
 
 def _how(each: MetadataDiff) -> tuple[str, str]:
@@ -172,7 +183,7 @@ def _shown(value: Typed | None) -> str:
 
 
 def _row(tensor: TensorDiff) -> list[str]:
-    name, bits = clean(tensor.name), f"{tensor.bits[0]:.4g} -> {tensor.bits[1]:.4g}"
+    name, bits = named(tensor.name), f"{tensor.bits[0]:.4g} -> {tensor.bits[1]:.4g}"
     if tensor.kind == "reshaped":
         return [name, *(" x ".join(map(str, shape)) for shape in tensor.shapes), bits, "shapes differ", "", "", ""]
     figures = (tensor.relative, tensor.cosine, tensor.rmse, tensor.largest)

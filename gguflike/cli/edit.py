@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gguflike.amounts import size
-from gguflike.cli.output import clean, print_json
+from gguflike.cli.output import clean, named, print_json
 from gguflike.cli.usage import UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +49,10 @@ def run(args: argparse.Namespace) -> int:
 
     if not (args.set or args.unset or args.rename or args.set_file):
         raise UsageError("nothing to change: give --set, --unset, --rename or --set-file")
+    if args.overwrite and args.out is None:
+        raise UsageError("--overwrite is of the copy that --out writes")
+    if twice := next((key for key in args.unset if args.unset.count(key) > 1), None):
+        raise UsageError(f"{twice} is given twice")
     with open_file(args.file) as file:
         values = {key: value_of(text, key, known_type(key, file)) for key, text in _pairs(args.set, "--set KEY=VALUE")}
     for key, path in _pairs(args.set_file, "--set-file KEY=PATH"):
@@ -81,7 +84,7 @@ def _read(path: str) -> bytes:
     from gguflike.container.layout import MAX_HEADER_BYTES
 
     pieces, count = [], 0
-    with Path(path).open("rb") as file:
+    with open(path, "rb") as file:  # noqa: PTH123 - the empty name is no folder
         while piece := file.read(1 << 20):
             pieces.append(piece)
             count += len(piece)
@@ -140,9 +143,9 @@ def _print(result: Edited, dry_run: bool) -> None:
 
 
 def _line(change: Change) -> str:
-    key = clean(change.key)
+    key = named(change.key)
     if change.renamed is not None:
-        return f"{clean(change.renamed)} is now {key}"
+        return f"{named(change.renamed)} is now {key}"
     if change.new is None:
         return f"{key}: {_shown(change.old)} is gone"
     if change.old is None:

@@ -10,7 +10,7 @@ import textwrap
 from typing import Any
 
 from gguflike.amounts import size
-from gguflike.cli.output import clean, columns, table
+from gguflike.cli.output import clean, columns, named, table
 from gguflike.errors import counted
 
 LONGEST, SHORTEST = 90, 16  # characters of a value that are shown
@@ -167,7 +167,7 @@ def metadata(document: dict[str, Any]) -> str:
     """A line for each value of metadata, cut to the screen."""
     if not document["metadata"]:
         return "  none"
-    names = [f"  {clean(key)}" for key in document["metadata"]]
+    names = [f"  {named(key)}" for key in document["metadata"]]
     room = _room(max(map(len, names)) + 2)
     values = [shown_value(each, room) for each in document["metadata"].values()]
     return table([*map(list, zip(names, values, strict=True))])
@@ -240,7 +240,7 @@ def tensor_list(tensors: list[dict[str, Any]]) -> str:
     for tensor in tensors:
         shape = " x ".join(map(str, tensor["shape"]))
         rows.append(
-            ["  " + clean(tensor["name"]), tensor["type"], shape, f"{tensor['bytes']:,}", f"{tensor['offset']:,}"]
+            ["  " + named(tensor["name"]), tensor["type"], shape, f"{tensor['bytes']:,}", f"{tensor['offset']:,}"]
         )
     return table(rows, right=(3, 4))
 

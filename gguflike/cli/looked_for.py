@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sys
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from gguflike.cli.output import clean, table
+from gguflike.cli.output import LONGEST_NAME, clean, named, table
 from gguflike.errors import ArgumentError, GGUFError, did_you_mean
 
 if TYPE_CHECKING:
     from gguflike.container import GGUFFile
 
+MOST_TEXT = 20_000  # characters of a value that a terminal is given
 SECONDS = 10  # for a regular expression, which may take for ever
 
 
@@ -124,8 +126,10 @@ def print_values(found: dict[str, Any], path: str | None) -> None:
         print(f"{clean(path)}:")
     for key, value in found.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        shown = "\n".join(clean(line) for line in text.split("\n"))
-        print(shown if len(found) == 1 else f"{clean(key)}: {shown}")
+        most = MOST_TEXT if sys.stdout.isatty() else len(text)
+        shown = "\n".join(clean(line) for line in text[:most].split("\n"))
+        rest = f"\n… {len(text):,} characters, all of them where this goes into a file" if len(text) > most else ""
+        print(shown + rest if len(found) == 1 else f"{named(key)}: {shown}{rest}")
 
 
 def print_tokens(found: dict[str, Any]) -> None:
@@ -134,7 +138,7 @@ def print_tokens(found: dict[str, Any]) -> None:
         print("no token fits")
         return
     rows = [
-        [index, repr(each["text"]), _figure(each.get("type", "")), _figure(each.get("score", ""))]
+        [index, clean(repr(each["text"]), LONGEST_NAME), _figure(each.get("type", "")), _figure(each.get("score", ""))]
         for index, each in found.items()
     ]
     print(table([["id", "text", "type", "score"], *rows], right=(0, 3)))
@@ -152,10 +156,10 @@ def print_tensors(found: dict[str, Any]) -> None:
     for name, each in found.items():
         if "values" in each:
             shown = ", ".join(value if isinstance(value, str) else f"{value:.6g}" for value in each["values"])
-            print(f"\n{clean(name)}\n  values   {shown}")
+            print(f"\n{named(name)}\n  values   {shown}")
         if "statistics" in each:
             if "values" not in each:
-                print(f"\n{clean(name)}")
+                print(f"\n{named(name)}")
             print(_statistics(each["statistics"]))
 
 

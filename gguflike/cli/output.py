@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import argparse
 
 
+LONGEST_NAME = 120  # characters of a name from a file that are shown
+
+
 def print_json(document: Any) -> None:
     """One JSON document on stdout, in which what would steer a terminal or cannot be seen is escaped."""
     import json  # few commands print it
@@ -36,6 +39,11 @@ def clean(text: str, limit: int = 0) -> str:
     if limit and len(text) > limit:
         text = text[: limit - 1] + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+def named(text: str) -> str:
+    """A name from a file for a terminal, which is as long as whoever wrote the file liked."""
+    return clean(text, LONGEST_NAME)
 
 
 def show(args: argparse.Namespace, text: str) -> None:

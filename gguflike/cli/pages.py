@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gguflike.amounts import size
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from gguflike.container import GGUFFile
 
 
-def check(args: argparse.Namespace, file: GGUFFile) -> None:
-    """OutputError where ``args.html`` cannot be written: before anything is read for it."""
+def check(args: argparse.Namespace, file: GGUFFile, beside: Iterable[str | os.PathLike[str]] = ()) -> None:
+    """OutputError where ``args.html`` cannot be written: before anything is read for it. ``beside``: what else is."""
     from gguflike.container.target import check_free, check_target
 
-    check_target(args.html, file.paths)
+    check_target(args.html, [*file.paths, *beside])
     check_free(args.html, args.overwrite)
 
 
