@@ -265,6 +265,15 @@ def test_what_is_no_key(model: Path, mine: tuple[Path, Path], tmp_path: Path) ->
     (tmp_path / "locked").write_bytes(locked)
     with pytest.raises(ArgumentError, match="a key with a password"):
         signature.sign(model, tmp_path / "locked")
+    (tmp_path / "empty").touch()
+    (tmp_path / "cut").write_bytes(mine[0].read_bytes()[:60])
+    (tmp_path / "both").write_bytes(mine[0].read_bytes().replace(b"\n", b"\r\n"))
+    for name, got in (("mine.pub", "a PEM of PUBLIC KEY"), ("cut", "a PEM of PRIVATE KEY"), ("empty", "an empty file")):
+        with pytest.raises(ArgumentError) as caught:
+            signature.sign(model, tmp_path / name)
+        assert caught.value.got == got
+    signature.sign(model, tmp_path / "both")
+    assert rules(model, key=mine[1]) == []
 
 
 def test_without_the_package(model: Path, mine: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ arithmetic is that of the package cryptography.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -181,11 +182,16 @@ def _loaded(path: str | os.PathLike[str], load: Any, kind: type, what: str) -> A
     try:
         key = load(data)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it has a password
-        got = "a key with a password" if isinstance(error, TypeError) else "something else"
-        raise _no_key(path, what, got) from error
+        raise _no_key(path, what, "a key with a password" if isinstance(error, TypeError) else _told(data)) from error
     if not isinstance(key, kind):
         raise _no_key(path, what, type(key).__name__)
     return key
+
+
+def _told(data: bytes) -> str:
+    """What a file is that is no such key, as far as PEM says it of itself."""
+    label = re.search(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----", data)
+    return f"a PEM of {label[1].decode()}" if label else "no PEM" if data else "an empty file"
 
 
 def _no_key(path: str | os.PathLike[str], what: str, got: str) -> ArgumentError:
