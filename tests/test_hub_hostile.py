@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -320,6 +321,29 @@ def test_a_server_that_sends_a_byte_now_and_then_is_left(hub: Hub, monkeypatch: 
         remote.RemoteFile("x", url, 4096).read(0, 4096)
     hub.fault("/x", trickle(200), times=1)
     assert remote.RemoteFile("x", url, 4096).read(0, 4096) == hub.files["/x"]
+
+
+def test_a_small_file_that_drips_is_left(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub bounds the time between two bytes alone, and gathers ten megabytes before it says so."""
+    monkeypatch.setattr(client, "MOST_SECONDS", 1.0)
+    hub.repo("org/m", {"config.json": b"{}" + b" " * 200})
+    gone = threading.Event()
+
+    def drip(handler: Handler, _: bytes) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "202")
+        handler.end_headers()
+        while not gone.wait(0.1):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+
+    hub.fault("/resolve/", drip, times=9)
+    found = client.list_repository("org/m")
+    begun = time.monotonic()
+    with pytest.raises(RemoteError, match=r"org/m/config.json: the server sends too slowly; got not all of it in 1 s"):
+        client.fetch(found, "config.json")
+    assert time.monotonic() - begun < 8
+    gone.set()
 
 
 def test_a_byte_in_each_answer_is_no_progress(hub: Hub) -> None:

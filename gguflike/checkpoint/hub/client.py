@@ -9,8 +9,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -101,8 +102,8 @@ def cached(repository: Repository, name: str) -> Path | None:
 def fetch(repository: Repository, name: str, progress: Progress | None = None) -> Path:
     """The path of a file of a repository in the Hub's cache, downloaded if it is not there.
 
-    What is downloaded is compared with the digest that the Hub has of it. RemoteError where it differs, or where the
-    file cannot be had.
+    What is downloaded is compared with the digest that the Hub has of it. RemoteError where it differs, where the file
+    cannot be had, or does not come at LEAST bytes a second and MOST_SECONDS more.
     """
     from huggingface_hub import hf_hub_download
 
@@ -110,9 +111,13 @@ def fetch(repository: Repository, name: str, progress: Progress | None = None) -
     if found is not None:
         _remember(repository)
         return found
+    stop = Event()
+    options: dict[str, Any] = {**_agent(), "tqdm_class": downloaded.bar(repository, name, progress, stop)}
+    download = partial(hf_hub_download, repository.id, name, revision=repository.commit, endpoint=endpoint(), **options)
+    stated = repository.files.get(name)
+    size = MOST_BYTES if stated is None or stated.size is None else stated.size
     with plain_errors(repository.id, repository.commit, name):
-        options: dict[str, Any] = {**_agent(), "tqdm_class": downloaded.bar(repository, name, progress)}
-        path = Path(hf_hub_download(repository.id, name, revision=repository.commit, endpoint=endpoint(), **options))
+        path = Path(retry.within(f"{repository.id}/{name}", MOST_SECONDS + size / retry.LEAST, download, stop))
     downloaded.check(path, repository, name, progress)
     _remember(repository)
     return path

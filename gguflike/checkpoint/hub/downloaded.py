@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from gguflike.checkpoint.hub.listing import Repository
-from gguflike.errors import ChangedError
+from gguflike.errors import ChangedError, RemoteError
 from gguflike.progress import FETCHING
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ def check(path: Path, repository: Repository, name: str, progress: Progress | No
         )
 
 
-def bar(repository: Repository, name: str, progress: Progress | None) -> type:
+def bar(repository: Repository, name: str, progress: Progress | None, stop: Event) -> type:
     """What huggingface_hub takes for a progress bar: it draws nothing, and tells ``progress``. ChangedError, out of the
-    download, once there is more than the file has."""
+    download, once there is more than the file has; RemoteError where ``stop`` is set."""
     from tqdm.std import tqdm
 
     size = repository.files[name].size if name in repository.files else None
@@ -57,6 +58,8 @@ def bar(repository: Repository, name: str, progress: Progress | None) -> type:
             self.update(0)
 
         def update(self, count: float | None = 1) -> None:
+            if stop.is_set():
+                raise RemoteError("stopped", path=f"{repository.id}/{name}")
             self.n += count or 0
             if size is not None and self.n > size:
                 raise ChangedError(

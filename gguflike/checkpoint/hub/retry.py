@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TooLate
 from email.utils import parsedate_to_datetime
 from threading import Event
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from gguflike.errors import RemoteError
+
+T = TypeVar("T")
 
 REDIRECTS = 8  # that one answer may take
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds after each failure in a row
@@ -105,6 +110,31 @@ def bounded(name: str, chunks: Iterable[bytes], most: int, seconds: float) -> It
                 got=f"{count:,} bytes in {taken:.0f} s, and more to come",
             )
         yield chunk
+
+
+def within(name: str, seconds: float, get: Callable[[], T], stop: Event) -> T:
+    """What ``get`` gives. RemoteError where that takes more than so many seconds: libraries bound the time between two
+    pieces of an answer, and not that of all of it. ``get`` runs in a thread of its own, which is left behind then, and
+    where this is interrupted: ``stop`` is set for it."""
+    came: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            came.set_result(get())
+        except BaseException as error:
+            came.set_exception(error)
+
+    threading.Thread(target=run, name="gguflike-hub-download", daemon=True).start()
+    try:
+        return came.result(seconds)
+    except TooLate:
+        if came.done():  # its own
+            raise
+        got = f"not all of it in {seconds:.0f} s"
+        remedy = "check the network and start again"
+        raise RemoteError("the server sends too slowly", path=name, got=got, remedy=remedy) from None
+    finally:
+        stop.set()
 
 
 def whole_number(text: str | None) -> int | None:
