@@ -81,6 +81,64 @@ def test_settings_of_generation_that_are_left_out_are_told_of(tmp_path: Path) ->
     assert not any("xtc_threshold" in each or "penalty:" in each for each in plan.notices)
 
 
+NO_TRUTH: list[Any] = ["true", 1, 0, [], {}, ""]
+NO_TEXT: list[Any] = [5, True, [], {}, ["a"]]
+NO_TOKEN: list[Any] = [5, True, [], {}, {"content": 5}, ["</s>"]]
+NO_TOKENS: list[Any] = ["x", 5, True, [5], [{"content": None}], {"a": 5}]
+NO_ID: list[Any] = ["1", 1.5, 1.0, True, -1, [], {}]
+FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
+MARKS = ("unk_token", "continuing_subword_prefix", "end_of_word_suffix")
+#: What is of a wrong kind in the files of a tokenizer, by file and place.
+TOKENIZER_KINDS: list[tuple[str, tuple[Any, ...], list[Any]]] = [
+    *(("tokenizer_config", (f"{role}_token",), NO_TOKEN) for role in (*ROLES, "cls")),
+    *(("special_tokens_map", (f"{role}_token",), NO_TOKEN) for role in ("bos", "eos")),
+    *(("tokenizer_config", (f"add_{key}",), NO_TRUTH) for key in ("bos_token", "eos_token", "prefix_space")),
+    *(("tokenizer_config", (f"{key}_special_tokens",), NO_TOKENS) for key in ("additional", "extra")),
+    ("tokenizer_config", ("added_tokens_decoder",), ["x", 5, [], {"x": "a"}, {"-1": "a"}, {"9" * 5000: "a"}, {"0": 5}]),
+    *(("tokenizer_config", ("added_tokens_decoder", "0", flag), NO_TRUTH) for flag in FLAGS),
+    ("tokenizer_config", ("tokenizer_class",), NO_TEXT),
+    ("tokenizer_config", ("chat_template",), [5, True, {}, [{"name": 5, "template": "x"}], [{"name": "a"}], [5]]),
+    ("added_tokens", ("<new>",), [*NO_ID, None]),
+    ("tokenizer", ("added_tokens",), ["x", {}, 5, False, ""]),
+    *(("tokenizer", ("added_tokens", 0, flag), NO_TRUTH) for flag in FLAGS),
+    ("tokenizer", ("added_tokens", 0, "id"), NO_ID),
+    ("tokenizer", ("added_tokens", 0, "content"), [*NO_TEXT, None]),
+    *(("tokenizer", (key,), ["x", 5, [], False]) for key in ("truncation", "padding")),
+    *(("tokenizer", ("model", key), NO_TRUTH) for key in ("byte_fallback", "fuse_unk", "ignore_merges")),
+    *(("tokenizer", ("model", key), NO_TEXT) for key in MARKS),
+    ("tokenizer", ("model", "dropout"), ["x", True, -1, 2, [], {}]),
+    ("tokenizer", ("model", "merges"), ["x", {}, 5, [5], [["a"]], [[1, 2]], False]),
+]
+
+
+@pytest.mark.parametrize(("file", "place", "values"), TOKENIZER_KINDS, ids=lambda each: str(each)[:60])
+def test_files_of_a_tokenizer(tmp_path: Path, file: str, place: tuple[Any, ...], values: list[Any]) -> None:
+    """One error that names file and key; the same files with a null there are read."""
+
+    def reading(value: Any) -> Any:
+        files: dict[str, Any] = {
+            "tokenizer": byte_level(),
+            "tokenizer_config": {"added_tokens_decoder": {"0": {"content": "<|end|>"}}},
+            "special_tokens_map": {},
+            "added_tokens": {},
+        }
+        *outer, key = place
+        at = files[file]
+        for each in outer:
+            at = at[each]
+        at[key] = value
+        return read(write_folder(tmp_path, files.pop("tokenizer"), **files), {})
+
+    for value in values:
+        with pytest.raises(CheckpointError) as caught:
+            reading(value)
+        error = caught.value
+        assert Path(error.path or "").name == f"{file}.json", value
+        assert str(place[0]) in str(error.field), value
+    if None not in values:
+        reading(None)
+
+
 # Objects of towers and labels, and sizes of what is not converted.
 INSIDE_OF_OTHERS = ("vision_config", "audio_config", "id2label", "label2id")
 ELSEWHERE = ("mm_tokens_per_image", "projection_hidden_size", "projector_hidden_size", "vocab_size_per_layer_input")

@@ -1,6 +1,7 @@
 """The tokenizer files of a Hugging Face folder -> the ``tokenizer.*`` metadata of a GGUF file.
 
     files         which files there are, parsed: tokenizer.json and those beside it
+    kinds         what values in these files must be
     sources/      what stands in where tokenizer.json is missing, each read as the tokenizer.json that it amounts to
     read          the whole way, and what of the source a file cannot say
     added         tokens found in a text before all others, and their types

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gguflike.checkpoint import files, strictjson
+from gguflike.checkpoint.tokenizer import kinds
 from gguflike.errors import CheckpointError
 
 _FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
@@ -24,6 +26,8 @@ class TokenizerFiles:
         self.folder = folder
         self.config = _optional(folder / "tokenizer_config.json")
         self.special_map = _optional(folder / "special_tokens_map.json")
+        kinds.check_config(self.config, folder / "tokenizer_config.json")
+        kinds.check_config(self.special_map, folder / "special_tokens_map.json")
         self.scores: Sequence[float] | None = None
         self.names: Mapping[str, str] = {}
         self.path = folder / "tokenizer.json"
@@ -34,6 +38,7 @@ class TokenizerFiles:
 
             found = sources.read(folder, self.config, config or {})
             self.path, self.document, self.scores, self.names = found
+        kinds.check_document(self.document, self.path)
         self.model: dict[str, Any] = self._part("model", dict)
         self.added = self._added()
 
@@ -44,11 +49,13 @@ class TokenizerFiles:
 
     def _added(self) -> list[dict[str, Any]]:
         """Tokens found before all others: those of tokenizer.json, then what other files add."""
-        added: list[Any] = list(self._part("added_tokens", list)) if self.document.get("added_tokens") else []
+        added: list[Any] = list(self.document.get("added_tokens") or [])
         if not all(isinstance(entry, dict) and isinstance(entry.get("content"), str) for entry in added):
             raise CheckpointError(
                 "malformed tokenizer.json", path=self.path, field="added_tokens", expected="objects with id and content"
             )
+        for number, entry in enumerate(added):
+            kinds.check_added(entry, self.path, f"added_tokens[{number}]")
         known = {entry["content"] for entry in added}
         for entry in self._further():
             if entry["content"] not in known:
@@ -58,18 +65,19 @@ class TokenizerFiles:
 
     def _further(self) -> list[dict[str, Any]]:
         path = self.folder / "tokenizer_config.json"
-        decoder = self.config.get("added_tokens_decoder") or {}
-        if not isinstance(decoder, dict):
-            raise CheckpointError("malformed", path=path, field="added_tokens_decoder", got=type(decoder).__name__)
         found: list[dict[str, Any]] = []
-        for index, entry in decoder.items():
+        for index, entry in (self.config.get("added_tokens_decoder") or {}).items():
             text = entry.get("content") if isinstance(entry, dict) else entry
-            if not (index.isascii() and index.isdigit() and isinstance(text, str)):
+            if not (re.fullmatch(r"[0-9]{1,18}", index) and isinstance(text, str)):
                 got = f"{index!r}: {entry!r}"[:200]
                 raise CheckpointError("malformed", path=path, field="added_tokens_decoder", got=got)
             flags = entry if isinstance(entry, dict) else {}
+            kinds.check_added({**flags, "id": int(index)}, path, f"added_tokens_decoder.{index}")
             found.append({"id": int(index), "content": text, **{flag: bool(flags.get(flag)) for flag in _FLAGS}})
-        extra = _optional(self.folder / "added_tokens.json")
+        path = self.folder / "added_tokens.json"
+        extra = _optional(path)
+        for text, index in extra.items():
+            kinds.check_added({"id": -1 if index is None else index}, path, f"{text!r:.80}")
         return found + [{"id": index, "content": text, "special": False} for text, index in extra.items()]
 
     def _part(self, key: str, kind: type) -> Any:
@@ -130,7 +138,7 @@ class TokenizerFiles:
             found["default"] = stored
         elif stored is not None:
             entries = stored if isinstance(stored, list) else [stored]
-            if not all(isinstance(e, dict) and isinstance(e.get("template"), str) for e in entries):
+            if not all(map(_is_template, entries)):
                 raise CheckpointError(
                     "malformed chat template",
                     path=path,
@@ -138,7 +146,7 @@ class TokenizerFiles:
                     expected="a text, or a list of objects with name and template",
                     got=repr(stored)[:120],
                 )
-            found |= {str(entry.get("name", "default")): entry["template"] for entry in entries}
+            found |= {entry.get("name", "default"): entry["template"] for entry in entries}
         named = sorted((self.folder / "additional_chat_templates").glob("[!.]*.jinja"))
         for path in (self.folder / "chat_template.jinja", *named):
             if not files.present(path):
@@ -146,6 +154,12 @@ class TokenizerFiles:
             text = files.read_text(path)
             found["default" if path.name == "chat_template.jinja" else path.stem] = text
         return found
+
+
+def _is_template(entry: Any) -> bool:
+    """Whether an entry of a list of chat templates is one."""
+    parts = (entry.get("template"), entry.get("name", "default")) if isinstance(entry, dict) else (None,)
+    return all(isinstance(part, str) for part in parts)
 
 
 def _optional(path: Path) -> dict[str, Any]:
