@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import shutil
 import struct
@@ -38,6 +40,35 @@ addEventListener("load", () => {
   document.getElementById("theme").click();
   found.theme = document.documentElement.dataset.theme;
   document.body.dataset.found = JSON.stringify(found);
+});
+</script>"""
+#: Where the browser has put the boxes and labels of the treemap that is shown, and the cells of the map of types.
+GEOMETRY = """<script>
+addEventListener("load", () => {
+  const box = (each) => {
+    const {left, top, right, bottom} = each.getBoundingClientRect();
+    return [left, top, right, bottom];
+  };
+  const shown = (each) => each.getClientRects().length > 0 && getComputedStyle(each).display !== "none";
+  const colour = (each, what) => getComputedStyle(each)[what].match(/[0-9]+/g).slice(0, 3).map(Number);
+  const maps = [...document.querySelectorAll("svg.treemap")].filter(shown);
+  const leaves = maps.flatMap((map) => [...map.querySelectorAll("g")]).map((leaf) => {
+    const rect = leaf.querySelector("rect"), label = leaf.querySelector("text");
+    const seen = label !== null && shown(label);
+    return {title: leaf.querySelector("title").textContent, box: box(rect), fill: colour(rect, "fill"),
+      label: seen ? {text: label.textContent, box: box(label), fill: colour(label, "fill")} : null};
+  });
+  const map = document.querySelector("table.map");
+  const cells = [...map.querySelectorAll("th, td")].map((cell) =>
+    ({box: box(cell), sticky: getComputedStyle(cell).position === "sticky", cut: cell.scrollWidth - cell.clientWidth}));
+  const found = {width: innerWidth, maps: maps.map(box), leaves, cells, frame: box(map.closest(".scroll"))};
+  document.body.dataset.found = btoa(unescape(encodeURIComponent(JSON.stringify(found))));
+});
+</script>"""
+#: Takes what the page in a frame has found into the document around it.
+RELAY = """<script>
+addEventListener("load", () => {
+  document.body.dataset.found = frames[0].document.body.dataset.found;
 });
 </script>"""
 
@@ -87,6 +118,58 @@ def test_pictures_of_both_themes(html: str, tmp_path: Path, size: str) -> None:
         share = (pixels == np.array(back, np.uint8)).all(2).mean()
         assert 0.4 < share < 0.99
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+
+
+def luminance(colour: list[int]) -> float:
+    """Of WCAG 2."""
+    parts = [each / 255 for each in colour]
+    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_boxes_and_labels_have_their_places(html: str, tmp_path: Path, width: int, theme: str) -> None:
+    """By the browser's own geometry: nothing overlaps, sticks out or is cut."""
+    path = tmp_path / "page.html"
+    page = re.sub(r"<meta http-equiv=[^>]*>", "", html).replace("</body>", f"{GEOMETRY}</body>")
+    path.write_text(page.replace('<html lang="en">', f'<html lang="en" data-theme="{theme}">'), encoding="utf-8")
+    framed = tmp_path / "framed.html"  # a window has a least width, a frame has none
+    framed.write_text(f'<iframe src="page.html" style="border:0" width="{width}" height="900"></iframe>{RELAY}')
+    made = browse(framed, (1400, 1000), "--allow-file-access-from-files", "--virtual-time-budget=5000", "--dump-dom")
+    told = re.search(r'data-found="([^"]*)"', made)
+    assert told is not None
+    found = json.loads(base64.b64decode(told[1]))
+    assert found["width"] == width
+    (whole,) = found["maps"]  # one of the layouts
+    assert whole[0] >= 0
+    assert whole[2] <= width
+    leaves = found["leaves"]
+    boxes = np.array([leaf["box"] for leaf in leaves])
+    assert len(leaves) >= 12  # roles
+    assert (boxes[:, :2] >= np.array(whole[:2]) - 0.6).all()
+    assert (boxes[:, 2:] <= np.array(whole[2:]) + 0.6).all()
+    sizes = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    common = np.clip(sizes, 0, None).min(2) * (1 - np.eye(len(boxes)))
+    assert common.max() < 0.6, [leaves[at]["title"] for at in np.unravel_index(common.argmax(), common.shape)]
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1).sum()
+    assert area == pytest.approx((whole[2] - whole[0]) * (whole[3] - whole[1]), rel=0.02)
+    labels = [leaf for leaf in leaves if leaf["label"] is not None]
+    assert len(labels) >= 3
+    for leaf in labels:
+        (left, top, right, bottom), inside = leaf["label"]["box"], leaf["box"]
+        assert inside[0] < left < right < inside[2], leaf
+        assert inside[1] < top < bottom < inside[3], leaf
+        dark, light = sorted(luminance(each) for each in (leaf["fill"], leaf["label"]["fill"]))
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, leaf
+    assert found["frame"][2] <= width
+    cells = np.array([cell["box"] for cell in found["cells"] if not cell["sticky"]])
+    assert (cells[:, 2:] - cells[:, :2] >= 20).all()
+    assert max(cell["cut"] for cell in found["cells"]) <= 1
+    overlap = np.minimum(cells[:, None, 2:], cells[None, :, 2:]) - np.maximum(cells[:, None, :2], cells[None, :, :2])
+    assert (np.clip(overlap, 0, None).min(2) * (1 - np.eye(len(cells)))).max() <= 1  # their common border
+    sticky = [cell["box"] for cell in found["cells"] if cell["sticky"]]
+    assert max(box[2] for box in sticky) < width  # leaves room for cells
 
 
 def decoded(data: bytes) -> np.ndarray:
