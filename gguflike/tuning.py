@@ -17,12 +17,14 @@ import numpy.typing as npt
 
 from gguflike import container
 from gguflike.calibrate import needs
+from gguflike.calibrate.files import check_rooms
 from gguflike.calibrate.forms import FORMS, Form, Stored
 from gguflike.calibrate.reached import lowest
 from gguflike.calibrate.trained import MOVES, Moves
 from gguflike.calibrate.tune import Mark, Tuned, Tuning
 from gguflike.calibrate.tune import tune as train
 from gguflike.container import GGUFFile, Typed, ValueType
+from gguflike.container.publish import check_folder, made_folder
 from gguflike.convert import workload
 from gguflike.convert.from_checkpoint import plan_conversion
 from gguflike.convert.quantize import plan_quantization
@@ -38,6 +40,7 @@ from gguflike.runner.tokenizer import Tokenizer
 from gguflike.tensor import QuantizedTensor
 
 StrPath = str | os.PathLike[str]
+Texts = Mapping[str, str] | list[StrPath]
 Floats = npt.NDArray[np.float32]
 CONTEXT = 256
 """Tokens of a sequence."""
@@ -122,9 +125,11 @@ def plan_tuning(
     progress: Progress | None = None,
 ) -> TunePlan:
     """What `tune` with these arguments would do: in how many seconds, with how much memory and disk. No tensor is read,
-    nothing is written; errors as there, but of the target."""
+    nothing is written; errors as there, but of a target that exists and of disks."""
     check_choice("moves", moves, MOVES)
     steps = check_integer("steps", steps, 1)
+    text, held_out = _listed(text), _listed(held_out)
+    _check_target(out, src, text, held_out, start, imatrix)
     if models.is_checkpoint(src):
         plan = plan_conversion(src, None, type, imatrix=imatrix, tokenizer_proof="warn", progress=progress)
     else:
@@ -143,7 +148,7 @@ def plan_tuning(
     weights = [count for _, count in trained]
     coarse = sum(count for fmt, count in trained if options.of(fmt) == "codes")
     tokenizer = Tokenizer({**plan.metadata, **(plan.tokenizer.metadata if plan.tokenizer else {})})
-    named, kept = texts.named(_listed(text), "text"), texts.named(_listed(held_out), "held_out")
+    named, kept = texts.named(text, "text"), texts.named(held_out, "held_out")
     read, other = (
         _sequences(field, each, tokenizer, context, most)
         for field, each, most in (("text", named, tokens), ("held_out", kept, HELD_OUT))
@@ -202,18 +207,20 @@ def tune(
     each. The whole model is in memory in float32, several times. ``progress`` is told of steps.
 
     ArgumentError where there is nothing to train on, UnsupportedError for a model without logits; errors as of
-    `quantize_file` and `convert`.
+    `quantize_file` and `convert`. A folder that is missing is made; what cannot be written is an error first.
     """
     check_choice("moves", moves, MOVES)
     text, held_out = _listed(text), _listed(held_out)
-    files = [path for given in (text, held_out) if not isinstance(given, Mapping) for path in given]
-    container.check_target(out, [src, *files, *(each for each in (start, imatrix) if each is not None)])
+    _check_target(out, src, text, held_out, start, imatrix)
     container.check_free(out, overwrite)
+    check_folder(out)
     with ExitStack() as stack:
+        stack.enter_context(made_folder(Path(out).parent))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gguflike-")))
         floats = stack.enter_context(models.float_file(src, threads, progress))
         begin = os.fspath(start) if start is not None else _quantized(floats, folder, type, imatrix, threads, progress)
         before = stack.enter_context(container.open(begin))
+        check_rooms({Path(out).parent: before.file_bytes})
         graph = _graph(before)
         student = {name: before.load(name).dequantize(threads) for name in before.infos}
         with container.open(floats) as file:
@@ -236,6 +243,14 @@ def tune(
         result = TunedFile(os.fspath(out), tuned.marks)
         _write(out, before, tuned, result, moves, overwrite, [src])
     return result
+
+
+def _check_target(
+    out: StrPath, src: StrPath, text: Texts, held_out: Texts, start: StrPath | None, imatrix: StrPath | None
+) -> None:
+    """OutputError where ``out`` is no name of a file, or that of one which is read."""
+    files = [path for given in (text, held_out) if not isinstance(given, Mapping) for path in given]
+    container.check_target(out, [src, *files, *(each for each in (start, imatrix) if each is not None)])
 
 
 def _quantized(
@@ -296,7 +311,7 @@ def _values(graph: Graph, file: GGUFFile) -> list[str]:
     return [name for name, format in formats if format.is_float and format.block_bytes == 4]
 
 
-def _listed(given: Mapping[str, str] | Iterable[StrPath]) -> Mapping[str, str] | list[StrPath]:
+def _listed(given: Mapping[str, str] | Iterable[StrPath]) -> Texts:
     if isinstance(given, Mapping):
         return given
     return [given] if isinstance(given, str | os.PathLike) else list(given)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from gguflike import reference
 from gguflike.calibrate.distill import log_softmax
 from gguflike.cli import main
 from gguflike.errors import ArgumentError, OutputError
-from gguflike.tuning import _graph
+from gguflike.tuning import _graph, plan_tuning
 from tests import tiny
 
 SIZES = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64, "num_hidden_layers": 1}
@@ -43,7 +45,8 @@ def divergence(path: Path, floats: Path, ids: list[int]) -> float:
 
 
 def test_the_file_is_what_training_computed(folder: Path, tmp_path: Path) -> None:
-    result = tuned(folder, tmp_path / "out.gguf", steps=20)
+    result = tuned(folder, tmp_path / "new" / "out.gguf", steps=20)
+    shutil.move(tmp_path / "new" / "out.gguf", tmp_path)  # out of a folder that was made
     assert [mark.step for mark in result.marks] == [0, 20]
     gguflike.convert(folder, tmp_path / "f32.gguf", "F32")
     gguflike.quantize_file(tmp_path / "f32.gguf", tmp_path / "plain.gguf", "Q2_K")
@@ -95,15 +98,32 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "held-out divergence" in capsys.readouterr().out
 
 
-def test_what_is_wrong_is_said_before_anything_is_computed(folder: Path, tmp_path: Path) -> None:
+def planned(folder: Path, out: Path, **settings: Any) -> Any:
+    return plan_tuning(folder, out, "Q2_K", **{"text": TEXTS, "held_out": OTHER, "context": 32, **settings})
+
+
+def test_what_is_wrong_is_said_before_anything_is_computed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "there.gguf").write_bytes(b"")
     with pytest.raises(OutputError, match="the target exists"):
         tuned(folder, tmp_path / "there.gguf")
     with pytest.raises(ArgumentError, match="moves"):
         tuned(folder, tmp_path / "out.gguf", moves="everything")
     (tmp_path / "t.txt").write_text("x")
-    with pytest.raises(OutputError, match="also a source"):
-        tuned(folder, tmp_path / "t.txt", held_out=[tmp_path / "t.txt"], overwrite=True)
+    for of in (tuned, planned):
+        with pytest.raises(OutputError, match="also a source"):
+            of(folder, tmp_path / "t.txt", held_out=[tmp_path / "t.txt"])
+        with pytest.raises(OutputError, match="the target is a folder"):
+            of(folder, tmp_path)
+    with pytest.raises(OutputError, match=r"cannot write; expected a folder; got .*t.txt, which is none"):
+        tuned(folder, tmp_path / "t.txt" / "out.gguf")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))  # type: ignore[attr-defined]
+    monkeypatch.setattr(sys.modules["gguflike.tuning"], "train", None)  # which is not reached
+    with pytest.raises(OutputError, match=r"room|space"):
+        tuned(folder, tmp_path / "new" / "out.gguf")
+    monkeypatch.undo()
+    assert not (tmp_path / "new").exists()
     with pytest.raises(ArgumentError, match=r"held_out.*at least 32 tokens"):
         tuned(folder, tmp_path / "out.gguf", held_out={"short": "x"})
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 50)
