@@ -21,6 +21,7 @@ from gguflike.container import open as open_file
 from gguflike.container.digest import PREFIX as DIGESTS
 from gguflike.container.digest import SIGNATURE_PREFIX
 from gguflike.container.layout import ALIGNMENT_KEY, ORIGINAL_SHAPE, PADDING_KEY
+from gguflike.container.publish import made_folder
 from gguflike.container.reheader import can_share, header_of, write
 from gguflike.container.shards import PREFIX as SPLIT
 from gguflike.container.values import INTEGERS, encode_value, typed
@@ -151,7 +152,11 @@ def edit(
         target = file.path if out is None else os.fspath(out)
         shares = False
         if changes or out is not None:
-            shares = can_share(file, header, target) if dry_run else write(file, header, target, overwrite or not out)
+            if dry_run:
+                shares = can_share(file, header, target)
+            else:
+                with made_folder(os.path.dirname(target) or "."):  # noqa: PTH120 - text
+                    shares = write(file, header, target, overwrite or not out)
         return Edited(
             file.path,
             target,

@@ -235,6 +235,8 @@ def test_no_page_takes_the_place_of_what_is_compared(checkpoint: Path, tmp_path:
     one, other = tmp_path / "m.gguf", tmp_path / "n.gguf"
     gguflike.convert(checkpoint, one, "Q8_0")
     gguflike.edit(one, other, values={"general.name": "other"})
+    assert main(["diff", str(one), str(other), "--html", str(tmp_path / "new" / "page.html")]) == 1
+    assert (tmp_path / "new" / "page.html").stat().st_size > 10_000
     before = one.read_bytes(), other.read_bytes(), (checkpoint / "config.json").read_bytes()
     for first, page in ((one, one), (one, other), (checkpoint, checkpoint / "config.json")):
         assert main(["diff", str(first), str(other), "--html", str(page), "--overwrite"]) == 1

@@ -168,7 +168,7 @@ def test_a_dry_run_and_a_copy(path: Path, tmp_path: Path) -> None:
     data = path.read_bytes()
     planned = edit(path, values={"general.name": "second" * 20}, dry_run=True)
     assert path.read_bytes() == data
-    out = tmp_path / "copy.gguf"
+    out = tmp_path / "new" / "copy.gguf"
     made = edit(path, out, values={"general.name": "second" * 20})
     assert path.read_bytes() == data
     assert (made.file_bytes, made.header_bytes) == (planned.file_bytes, planned.header_bytes)

@@ -8,10 +8,11 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from gguflike import __version__
 from gguflike.cli import config, interrupts, streams
-from gguflike.cli.output import clean, columns, flags_of
+from gguflike.cli.output import broken, clean, columns, flags_of
 from gguflike.cli.usage import UsageError
 from gguflike.errors import ArgumentError, ArgumentTypeError, GGUFLikeError, did_you_mean
 
@@ -138,6 +139,14 @@ def _meant(flags: Sequence[str], parser: argparse.ArgumentParser) -> str:
     return "".join(f"; {remedy}" for remedy in remedies if remedy)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are broken at words."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, broken(f"{self.prog}: error: {message}") + "\n")
+
+
 class _Help(argparse.HelpFormatter):
     """Help as wide as the terminal. argparse makes one of these for every argument that is added, and to find the width
     it would import shutil, which takes 3 ms. With an indent of 1 the longest name of a command leaves its line to what
@@ -149,7 +158,7 @@ class _Help(argparse.HelpFormatter):
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """The parser, with the command that is asked for and its arguments, or with all commands where none is."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="gguflike",
         description="A Hugging Face checkpoint in, a small, trustworthy, fast GGUF out.",
         epilog="exit status: 0 done, 1 the file or data is bad, or files differ, 2 usage, 130 interrupted. "

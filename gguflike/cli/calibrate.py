@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from gguflike.cli.arguments import positive
-from gguflike.cli.output import clean, print_json, show
+from gguflike.cli.output import clean, print_json, show, tell
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.usage import UsageError
 from gguflike.errors import counted
@@ -98,9 +98,9 @@ def _run_activations(args: argparse.Namespace) -> int:
         print_json(asdict(made))
         return 0
     matrices = counted(made.matrices, "matrix", "matrices")
-    print(f"ranges of what {matrices} multiply, by {counted(made.tokens, 'token')}, {made.hybrid} of them for hybrid")
+    tell(f"ranges of what {matrices} multiply, by {counted(made.tokens, 'token')}, {made.hybrid} of them for hybrid")
     kl = f"dynamic {made.dynamic_kl:.3g}, hybrid {made.hybrid_kl:.3g}, static {made.static_kl:.3g}"
-    print(f"KL divergence from adaptive activations: {kl}")
+    tell(f"KL divergence from adaptive activations: {kl}")
     print(f"wrote {clean(made.path)}")
     return 0
 
@@ -120,7 +120,7 @@ def document(made: Multiplied) -> dict[str, Any]:
 
 
 def _print(made: Multiplied) -> None:
-    print(f"{counted(made.matrices, 'matrix', 'matrices')} on {counted(made.tokens, 'token')} of {made.source}")
+    tell(f"{counted(made.matrices, 'matrix', 'matrices')} on {counted(made.tokens, 'token')} of {made.source}")
     for name, count in made.unreached.items():
         print(f"  {clean(name)}: {counted(count, 'expert')} that no token reached")
     for target in (made.target, made.hessians):

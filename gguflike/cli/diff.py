@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gguflike.cli.arguments import positive
-from gguflike.cli.output import clean, named, print_json, table
+from gguflike.cli.output import clean, columns, named, print_json, table, tell
 from gguflike.cli.paths import fetched
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.usage import UsageError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from gguflike.diff import FileDiff, MetadataDiff, TensorDiff
 
 SHOWN = 40  # characters of a value
+WIDE = 96  # columns of a terminal that have room for all figures
 LISTED = 16  # items of an array in JSON; of longer ones, how many there are
 
 
@@ -145,14 +147,15 @@ def _value(value: Typed | None) -> Any:
 
 def _print(result: FileDiff) -> None:
     for each in result.metadata:
-        print(_line(each))
+        tell(_line(each))
     for label, names in (("only in A", result.only_first), ("only in B", result.only_second)):
         for name in names:
-            print(f"tensor {label}: {named(name)}")
+            tell(f"tensor {label}: {named(name)}")
     worst = result.worst
     if worst:
         rows = [["tensor", "A", "B", "bits", "rel. error", "cosine", "RMSE", "largest"], *map(_row, worst)]
-        print(table(rows, right=(3, 4, 5, 6, 7)))
+        shown = 7 if sys.stdout.isatty() and columns() < WIDE else 8
+        print(table([row[:shown] for row in rows], right=range(3, shown), cut=0))
     print("identical" if result.identical else f"{len(worst)} of {len(result.tensors)} common tensors differ")
 
 

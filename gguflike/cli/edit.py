@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from gguflike.amounts import size
-from gguflike.cli.output import clean, named, print_json
+from gguflike.cli.output import clean, named, print_json, tell
 from gguflike.cli.usage import UsageError
 
 if TYPE_CHECKING:
@@ -132,14 +132,14 @@ def _plain(value: Typed | None) -> Any:
 
 def _print(result: Edited, dry_run: bool) -> None:
     for change in result.changes:
-        print(_line(change))
+        tell(_line(change))
     for notice in result.notices:
-        print(f"note: {notice}")
+        tell(f"note: {clean(notice)}")
     if not result.changes and result.out == result.path:
         print("nothing changes")
         return
     shared = ", its data shared with the old file's blocks" if result.shares else ""
-    print(f"{'would write' if dry_run else 'wrote'} {clean(result.out)} ({size(result.file_bytes)}){shared}")
+    tell(f"{'would write' if dry_run else 'wrote'} {clean(result.out)} ({size(result.file_bytes)}){shared}")
 
 
 def _line(change: Change) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gguflike.amounts import size
 from gguflike.cli.arguments import MODEL, positive
-from gguflike.cli.output import clean, print_json, table
+from gguflike.cli.output import clean, print_json, table, tell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"file": args.file, "estimates": [document(each) for each in found]})
     elif one:
-        print(_one(found[0], args.file))
+        tell(_one(found[0], args.file))
     else:
-        print(_many(found, kinds, args.file))
+        tell(_many(found, kinds, args.file))
     return 0
 
 

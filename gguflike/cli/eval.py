@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from gguflike.cli.arguments import positive
-from gguflike.cli.output import clean, print_json, table
+from gguflike.cli.output import clean, print_json, table, tell
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.recipes import add_text_arguments
 from gguflike.cli.settings import ALL, add_settings
@@ -88,23 +88,23 @@ def _run_blame(args: argparse.Namespace) -> int:
         print_json(result.document())
     else:
         kl = _shown(result.kl, 1, "")
-        print(f"{clean(result.model)}: KL divergence {kl}; what it falls by with each tensor in floats")
+        tell(f"{clean(result.model)}: KL divergence {kl}; what it falls by with each tensor in floats")
         print(_blame_table(result))
     return 0
 
 
 def _blame_table(result: Blame) -> str:
-    rows = [["tensor", "type", "bytes", "relative error", "costs", "of all"]]
+    rows = [["tensor", "type", "bytes", "rel. error", "costs", "of all"]]
     for cost in result.costs:
         measured = ["", ""] if cost.saved is None else [_shown(cost.saved, 1, ""), f"{100 * (cost.share or 0):.1f} %"]
         rows.append([clean(cost.tensor), cost.type, f"{cost.nbytes:,}", f"{cost.error:.3g}", *measured])
-    return table(rows, right=range(2, len(rows[0])))
+    return table(rows, right=range(2, len(rows[0])), cut=0)
 
 
 def _print(result: Evaluation) -> None:
     if result.qualities:
         scored = "second half" if result.protocol.score == "half" else "all tokens"
-        print(f"{clean(result.model)}: chunks of {result.protocol.context} tokens, {scored} scored; ± standard error")
+        tell(f"{clean(result.model)}: chunks of {result.protocol.context} tokens, {scored} scored; ± standard error")
         print(quality_table(result.qualities))
     if result.tasks:
         print(_task_table(result.tasks))

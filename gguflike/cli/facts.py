@@ -10,7 +10,7 @@ import textwrap
 from typing import Any
 
 from gguflike.amounts import size
-from gguflike.cli.output import clean, columns, named, table
+from gguflike.cli.output import LONGEST_NAME, clean, columns, named, table
 from gguflike.errors import counted
 
 LONGEST, SHORTEST = 90, 16  # characters of a value that are shown
@@ -140,7 +140,7 @@ def models(found: list[dict[str, Any]]) -> str:
                     *(clean(str(facts["file_type"] or "")), size(facts["file_bytes"]), runs),
                 ]
             )
-    return table(rows, right=(3,))
+    return table(rows, right=(3,), cut=0)
 
 
 def checkpoint(facts: dict[str, Any], path: str) -> str:
@@ -167,7 +167,8 @@ def metadata(document: dict[str, Any]) -> str:
     """A line for each value of metadata, cut to the screen."""
     if not document["metadata"]:
         return "  none"
-    names = [f"  {named(key)}" for key in document["metadata"]]
+    most = columns() - 2 * SHORTEST - 2 if sys.stdout.isatty() else LONGEST_NAME
+    names = [_cut(f"  {named(key)}", most) for key in document["metadata"]]
     room = _room(max(map(len, names)) + 2)
     values = [shown_value(each, room) for each in document["metadata"].values()]
     return table([*map(list, zip(names, values, strict=True))])
@@ -242,7 +243,7 @@ def tensor_list(tensors: list[dict[str, Any]]) -> str:
         rows.append(
             ["  " + named(tensor["name"]), tensor["type"], shape, f"{tensor['bytes']:,}", f"{tensor['offset']:,}"]
         )
-    return table(rows, right=(3, 4))
+    return table(rows, right=(3, 4), cut=0)
 
 
 def markdown(document: dict[str, Any], path: str) -> str:

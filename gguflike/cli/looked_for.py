@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from gguflike.cli.output import LONGEST_NAME, clean, named, table
+from gguflike.cli.output import LONGEST_NAME, clean, columns, named, table
 from gguflike.errors import ArgumentError, GGUFError, did_you_mean
 
 if TYPE_CHECKING:
@@ -155,12 +155,21 @@ def print_tensors(found: dict[str, Any]) -> None:
     print(tensor_list(list(found.values())))
     for name, each in found.items():
         if "values" in each:
-            shown = ", ".join(value if isinstance(value, str) else f"{value:.6g}" for value in each["values"])
-            print(f"\n{named(name)}\n  values   {shown}")
+            figures = [value if isinstance(value, str) else f"{value:.6g}" for value in each["values"]]
+            print(f"\n{named(name)}\n{_lines('  values   ', ', '.join(figures))}")
         if "statistics" in each:
             if "values" not in each:
                 print(f"\n{named(name)}")
             print(_statistics(each["statistics"]))
+
+
+def _lines(label: str, text: str) -> str:
+    """A text behind its label, on a terminal in as many lines as it takes."""
+    if not sys.stdout.isatty():
+        return label + text
+    import textwrap
+
+    return textwrap.fill(text, columns(), initial_indent=label, subsequent_indent=" " * len(label))
 
 
 def _statistics(figures: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 LONGEST_NAME = 120  # characters of a name from a file that are shown
+SHORTEST_NAME = 24  # characters of it for which a row may be wider than the terminal
 
 
 def print_json(document: Any) -> None:
@@ -49,7 +50,7 @@ def named(text: str) -> str:
 def show(args: argparse.Namespace, text: str) -> None:
     """Print lines of the library for a terminal, arguments that they name as the command's flags."""
     flags = flags_of(args)
-    print("\n".join(clean(in_flags(line, flags)) for line in text.splitlines()), flush=True)
+    tell("\n".join(clean(in_flags(line, flags)) for line in text.splitlines()))
 
 
 def flags_of(args: argparse.Namespace) -> dict[str, str]:
@@ -83,25 +84,39 @@ def columns(stream: TextIO | None = None) -> int:
         return 80
 
 
-def broken(text: str) -> str:
-    """Lines for standard error, broken at words where that is a terminal. Rows of tables stay as they are."""
-    if sys.stderr is None or not sys.stderr.isatty():
+def broken(text: str, stream: TextIO | None = None) -> str:
+    """Lines for ``stream`` (default: standard error), broken at words where that is a terminal. Rows of tables stay as
+    they are, and so do lines in colours, and long words: who copies a path needs it in one piece."""
+    stream = stream or sys.stderr
+    if stream is None or not stream.isatty():
         return text
-    import textwrap
-
-    wide = columns(sys.stderr)
+    wide = columns(stream)
 
     def fill(line: str) -> str:
-        return line if line.startswith("  ") else textwrap.fill(line, wide, break_on_hyphens=False)
+        if len(line) <= wide or line.startswith("  ") or "\x1b" in line:
+            return line
+        import textwrap
+
+        return textwrap.fill(line, wide, break_on_hyphens=False, break_long_words=False)
 
     return "\n".join(map(fill, text.split("\n")))
 
 
-def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Columns in line; those numbered in ``right`` are set flush right."""
+def tell(text: str) -> None:
+    """Lines on standard output, broken at words where that is a terminal, and at once."""
+    print(broken(text, sys.stdout), flush=True)
+
+
+def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), cut: int | None = None) -> str:
+    """Columns in line; those numbered in ``right`` are set flush right. On a terminal, the column ``cut`` is so narrow
+    that a row fits, if it can be: names of others have any length."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    if cut is not None and sys.stdout.isatty():
+        over = sum(widths) + 2 * (len(widths) - 1) - columns()
+        widths[cut] = min(widths[cut], max(widths[cut] - over, SHORTEST_NAME))
     lines = []
     for row in rows:
-        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        shown = [c if len(c) <= w else c[: w - 1] + "…" for c, w in zip(row, widths, strict=True)]
+        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(shown, widths, strict=True))]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)

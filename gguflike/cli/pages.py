@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 def check(args: argparse.Namespace, file: GGUFFile, beside: Iterable[str | os.PathLike[str]] = ()) -> None:
     """OutputError where ``args.html`` cannot be written: before anything is read for it. ``beside``: what else is."""
+    from gguflike.container.publish import check_folder
     from gguflike.container.target import check_free, check_target
 
     check_target(args.html, [*file.paths, *beside])
     check_free(args.html, args.overwrite)
+    check_folder(args.html)
 
 
 def write(
@@ -34,6 +36,7 @@ def write(
     changes: Sequence[tuple[str, str, str]] = (),
 ) -> None:
     """Write the page of ``file``, which the command line calls ``name``; the rest as of `report.gather`."""
+    from gguflike.container.publish import made_folder
     from gguflike.container.target import write_bytes
     from gguflike.report import gather, page
 
@@ -41,5 +44,6 @@ def write(
     with progress_bar("tensors") as progress:
         gathered = gather(file, title, errors=errors, beside=beside, changes=changes, progress=progress)
     made = page(gathered, facts.of_file(dict(gathered.summary), name)).encode()
-    write_bytes(args.html, [made], args.overwrite)
+    with made_folder(os.path.dirname(args.html) or "."):  # noqa: PTH120 - text
+        write_bytes(args.html, [made], args.overwrite)
     say(f"wrote {clean(args.html)}, {size(len(made))}")

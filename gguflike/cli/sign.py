@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from gguflike.cli.output import clean
+from gguflike.cli.output import clean, tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,5 +20,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from gguflike.verify import sign
 
-    print(f"signed {clean(args.file)} with the key that fits {sign(args.file, args.key)}")
+    tell(f"signed {clean(args.file)} with the key that fits {sign(args.file, args.key)}")
     return 0

@@ -7,6 +7,7 @@ import os
 import sys
 from contextlib import suppress
 
+from gguflike.cli.output import broken
 from gguflike.cli.usage import UsageError
 
 WAITING = 2.0  # seconds after which one says that one waits
@@ -41,9 +42,9 @@ def need_input(purpose: str) -> None:
 
 
 def say(line: str) -> None:
-    """One line on standard error, if that can be written."""
+    """One line on standard error, if that can be written; on a terminal, as many as it takes."""
     with suppress(OSError, ValueError):
-        print(line, file=sys.stderr)
+        print(broken(line), file=sys.stderr)
 
 
 def check_output() -> None:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from gguflike.cli.arguments import positive
-from gguflike.cli.output import clean, print_json, show
+from gguflike.cli.output import clean, print_json, show, tell
 from gguflike.cli.progress import progress_bar
 
 
@@ -62,5 +62,5 @@ def run(args: argparse.Namespace) -> int:
         marks = [mark._asdict() for mark in result.marks]
         print_json({"path": result.path, "before": result.before, "after": result.after, "marks": marks})
     else:
-        print(f"{clean(result.path)}: held-out divergence {result.before:.5f} before, {result.after:.5f} after")
+        tell(f"{clean(result.path)}: held-out divergence {result.before:.5f} before, {result.after:.5f} after")
     return 0

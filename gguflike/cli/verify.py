@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gguflike.amounts import size
 from gguflike.cli.arguments import MODEL
-from gguflike.cli.output import clean
+from gguflike.cli.output import clean, tell
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.several import for_each, print_documents
 from gguflike.errors import counted
@@ -41,10 +41,10 @@ def run(args: argparse.Namespace) -> int:
             documents.append(_document(report, good))
         else:
             for finding in report.findings:
-                print(f"{finding.severity}: {clean(str(finding))}")
+                tell(f"{finding.severity}: {clean(str(finding))}")
             which = f"{clean(name)}: " if len(args.files) > 1 else ""
             sizes = f"{size(report.file_bytes)}, {size(report.data_bytes)} of it in {counted(report.tensors, 'tensor')}"
-            print(f"{which}{'good' if good else 'BAD'}: {sizes}; {report.scope}", flush=True)
+            tell(f"{which}{'good' if good else 'BAD'}: {sizes}; {report.scope}")
         return 0 if good else 1
 
     status = for_each(args, check)
