@@ -188,6 +188,18 @@ def model(path: Path, **values: Any) -> Path:
         ({"tokenizer__chat_template": "{{ 'A' * 10**11 }}"}, [("warning", "M-014", "tokenizer.chat_template")]),
         ({"tokenizer__chat_template": "<|im_start|>"}, [("warning", "M-015", "tokenizer.chat_template")]),
         ({"tokenizer__ggml__bos_token_id": 10**6}, [("warning", "M-011", "tokenizer.ggml.bos_token_id")]),
+        ({"llama__context_length": None}, [("warning", "M-031", "llama.context_length")]),
+        (
+            {"llama__context_length": Typed(64, ValueType.UINT64), "general__name": 5},
+            [("warning", "M-031", "llama.context_length"), ("warning", "M-031", "general.name")],
+        ),
+        ({"llama__block_count": Typed(2.0, ValueType.FLOAT32)}, [("warning", "M-010", "llama.block_count")]),
+        ({"llama__rope__freq_base": Typed(1e4, ValueType.FLOAT64)}, [("warning", "M-031", "llama.rope.freq_base")]),
+        ({"llama__attention__causal": 1}, [("warning", "M-031", "llama.attention.causal")]),
+        (
+            {"llama__attention__head_count": Typed([4], ValueType.ARRAY, ValueType.UINT32)},
+            [("warning", "M-031", "llama.attention.head_count")],
+        ),
     ],
 )
 def test_what_a_model_says(values: dict[str, Any], expected: list[tuple[str, str, str | None]], tmp_path: Path) -> None:

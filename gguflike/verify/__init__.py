@@ -3,6 +3,7 @@ nothing else.
 
     verification  `verify`: structure, digests, finite and plausible values, and all of what follows
     meaning       what the metadata say: tokenizer, chat template, the settings of its architecture
+    types         keys of types that llama.cpp refuses
     origin        the digest that a repository of the Hub has of it
     signature     by whose key it is signed; signing it
 

@@ -19,6 +19,7 @@ from gguflike.container.values import INTEGERS
 from gguflike.errors import GGUFError, GGUFLikeError, TemplateError, counted
 from gguflike.families import config as configs
 from gguflike.families import demands, registry
+from gguflike.verify import types
 
 if TYPE_CHECKING:
     from gguflike.container import GGUFFile
@@ -148,6 +149,9 @@ def _model(file: GGUFFile) -> Iterator[Finding]:
     if refused is not None and refused.field not in {finding.field for finding in odd}:
         severity: Severity = "warning" if isinstance(refused, GGUFError) else "note"
         yield _found(file, severity, "M-032", f"does not run here: {refused.within(file.path)}", None)
+    for key, why in types.refused(file) if file.architecture in registry.ARCHITECTURES else ():
+        if refused is None or key != refused.field:
+            yield _found(file, "warning", "M-031", why, key)
 
 
 def _settings(file: GGUFFile) -> Iterator[Finding]:
