@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from huggingface_hub.utils import close_session
 
-from gguflike.checkpoint.hub import client, downloads, redirects, remote, retry
+from gguflike.checkpoint.hub import client, downloads, listing, redirects, remote, retry
 from gguflike.cli import main
 from gguflike.errors import RemoteError
 from tests import hub_server, tiny, tiny_gguf
@@ -155,6 +155,10 @@ LISTS: dict[str, tuple[Any, str]] = {
     "a large file's size is a list": (file(lfs={"size": [], "sha256": "0" * 64, "pointerSize": 1}), "makes no sense"),
     "a large file is a text": (file(lfs="x"), "makes no sense"),
     "a digest is a number": (file(lfs={"size": 9, "sha256": 7, "pointerSize": 1}), "makes no sense"),
+    "a digest of letters": (file(lfs={"size": 9, "sha256": "z" * 64, "pointerSize": 1}), "makes no sense"),
+    "a digest too short": (file(lfs={"size": 9, "sha256": "0" * 40, "pointerSize": 1}), "makes no sense"),
+    "a digest too long": (file(blobId="0" * 41), "makes no sense"),
+    "no digest at all": (file(blobId=""), "makes no sense"),
     "only names that lead elsewhere": (file(rfilename="../m.gguf"), "holds no GGUF file|holds no model"),
 }
 
@@ -169,6 +173,11 @@ def test_whatever_is_listed_is_looked_at(name: str, hub: Hub, capsys: pytest.Cap
         (line,) = capsys.readouterr().err.splitlines()
         assert re.search(expected, line), line
         assert "internal error" not in line
+
+
+def test_digests_are_those_of_any_letters() -> None:
+    found = listing.of("org/m", "main", file(blobId="AB" * 20, lfs={"sha256": "CD" * 32}))
+    assert found.files["m.gguf"][1:] == ("cd" * 32, "ab" * 20)
 
 
 def test_nobody_is_sent_from_outside_into_a_private_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from gguflike.errors import GGUFLikeError
 from gguflike.inspect.description import value
 from gguflike.inspect.statistics import Statistics, statistics
 
-MOST_ROWS = 2000  # of a table that are shown at a time: what is looked for makes them fewer
+MOST_ROWS = 1000  # of a table that are shown at a time: what is looked for makes them fewer
 MOST_TEXT = 20_000  # characters of a value
 BARS = " ▁▂▃▄▅▆▇█"
 

@@ -60,9 +60,14 @@ def _file(sibling: Any) -> tuple[str, RepositoryFile] | None:
     large = _of_kind(entry.get("lfs") or {}, dict, f"lfs of {name!r:.80}")
     size, sha256, blob = large.get("size", entry.get("size")), large.get("sha256"), entry.get("blobId")
     is_size = size is None or (type(size) is int and size >= 0)
-    if not is_size or not all(each is None or isinstance(each, str) for each in (sha256, blob)):
-        raise TypeError(f"size {size!r:.40}, digests {sha256!r:.40} and {blob!r:.40} of {name!r:.80}")
-    return name, RepositoryFile(size, sha256, blob)
+    if not is_size or not _is_digest(sha256, 64) or not _is_digest(blob, 40):
+        raise TypeError(f"size {size!r:.40}, digests {sha256!r:.80} and {blob!r:.80} of {name!r:.80}")
+    return name, RepositoryFile(size, sha256 and sha256.lower(), blob and blob.lower())
+
+
+def _is_digest(text: Any, digits: int) -> bool:
+    """Whether a text is a digest of so many hexadecimal digits, or None."""
+    return text is None or (isinstance(text, str) and re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", text) is not None)
 
 
 def _of_kind(value: Any, kind: type, what: str) -> Any:
