@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import gguflike
 from gguflike.cli import main
 from gguflike.errors import CheckpointError, UnsupportedError
+from tests import tiny
 from tests.bad_vectors import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -71,3 +73,42 @@ def test_a_class_of_any_kind_is_inspected(tmp_path: Path, stated: Any, capsys: p
 
 def test_there_are_enough() -> None:
     assert sum(not case.tolerated for case in CASES.values()) >= 60
+
+
+DIGITS = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    "name", [f"model.layers.{DIGITS}.mlp.up_proj.weight", f"layers.{DIGITS}.w", "x" * 100_000, "a\n\x1b[31m.\u202e"]
+)
+def test_names_of_tensors_that_are_no_names(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Numbers of thousands of digits, and texts of thousands of characters: one error or a notice, and a short one."""
+    source = tiny.checkpoint(tmp_path / "hf")
+    tensors = tiny.weights(tiny.config())
+    (source / "model.safetensors").write_bytes(tiny.safetensors({**tensors, name: np.zeros(1, np.float32)}))
+    for command in (["convert", str(source), "-t", "F32", "--dry-run", "-o", "m.gguf"], ["inspect", str(source)]):
+        assert main(command) in (0, 1)
+        said = capsys.readouterr()
+        assert "internal error" not in said.err
+        assert len(said.out + said.err) < 2000
+        assert said.out.isascii() or "\u202e" not in said.out
+
+
+def test_parts_without_number_are_counted(tmp_path: Path) -> None:
+    source = tiny.checkpoint(tmp_path / "hf")
+    tensors = tiny.weights(tiny.config())
+    more = {f"part{number}.weight": np.zeros(1, np.float32) for number in range(1000)}
+    (source / "model.safetensors").write_bytes(tiny.safetensors({**tensors, **more}))
+    notices = gguflike.convert(source, None, dry_run=True).notices
+    assert len([each for each in notices if "is left out, which no model" in each]) == 8
+    assert "992 more such parts are left out: 992 tensors" in notices
+
+
+@pytest.mark.parametrize("option", ["--size", "--fit-ram", "--split-max-size", "--effort", "--prune-layers"])
+def test_numbers_of_thousands_of_digits(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tiny.checkpoint(tmp_path / "hf")
+    for text in (DIGITS, f"{DIGITS}G"):
+        assert main(["convert", str(source), "-o", str(tmp_path / "m.gguf"), option, text, "--dry-run"]) == 2
+        said = capsys.readouterr().err
+        assert "internal error" not in said
+        assert len(said) < 1000

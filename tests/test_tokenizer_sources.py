@@ -288,6 +288,7 @@ def test_tiktoken(tmp_path: Path, name: str, settings: dict[str, Any], kind: str
     ("content", "message"),
     [
         ("aGU= x\n", "line 1: malformed line"),
+        ("aGU= " + "9" * 5000, "line 1: malformed line"),
         ("aGU= 1\naGU= 2\n", "line 2: malformed line; expected bytes in base64 and a rank, each token once"),
         ("aGU 1\n", "line 1: malformed line"),
         ("aGU= 1\n", "bytes are missing"),

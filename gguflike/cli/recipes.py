@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gguflike.cli.arguments import count, positive
+from gguflike.cli.arguments import SHOWN, count, positive, whole
 from gguflike.cli.output import clean, print_json, show
 from gguflike.cli.paths import default_out, near_type, take_rest
 from gguflike.cli.progress import progress_bar
@@ -34,7 +34,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, types: str) -> None:
     add = calibrated.add_argument
     add(
         "--effort",
-        type=int,
+        type=whole,
         default=0,
         metavar="0|1|2|3",
         help="0: each tensor by itself; 1: run the model on text, in minutes to hours; 2: and back; "
@@ -229,7 +229,7 @@ def _layers(text: str) -> list[int]:
     try:
         return [int(each) for each in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"not numbers of layers, such as 3,4: {text!r}") from None
+        raise argparse.ArgumentTypeError(f"not numbers of layers, such as 3,4: {text[:SHOWN]!r}") from None
 
 
 def plan_document(plan: ConversionPlan, dry_run: bool) -> dict[str, Any]:

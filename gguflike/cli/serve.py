@@ -157,7 +157,7 @@ def _quiet(line: str) -> None:
 
 def size(text: str) -> int:
     """Bytes: 8G are 8,000,000,000, 8Gi are 8 times 1024 three times."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", text.strip().lower())
+    found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([kmgt]?i?)b?", text.strip().lower())
     if found is None or found[2] not in _UNITS:
-        raise argparse.ArgumentTypeError(f"not a size: {text!r}; such as 8G or 512Mi")
+        raise argparse.ArgumentTypeError(f"not a size: {text[:60]!r}; such as 8G or 512Mi")
     return int(float(found[1]) * _UNITS[found[2]])

@@ -13,7 +13,7 @@ from gguflike.convert.selection import Selection
 from gguflike.errors import ArgumentError, as_integer, check_integer, check_number, check_text
 from gguflike.families.parts import Graph
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(?:([KMGT])(i?)B?|B)?", re.IGNORECASE)
 CONTEXT = 4096  # tokens that memory is kept for, where nothing else is said
 
 Beside = Callable[[Graph, int], int]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
@@ -25,6 +26,8 @@ from gguflike.families.parts import Graph, Head, Tensor, role_of
 
 if TYPE_CHECKING:
     from gguflike.families.origins import Floats
+
+_TOLD = 8  # parts of a checkpoint that are left out and that are named
 
 
 def is_tied(graph: Graph) -> bool:
@@ -155,10 +158,15 @@ def match(
     notices = [f"{role} is zero, as no tensor gives it: {counted(count, 'tensor')}" for role, count in roles.items()]
     notices += [f"{name} is left out: config.json says the model does not use it" for name in unused]
     notices += [f"{part} is left out: {counted(count, 'tensor')}" for part, count in parts.items()]
-    for root, count in Counter(name.partition(".")[0] for name in beside).items():
+    roots = Counter(name.partition(".")[0] for name in beside)
+    for root, count in roots.most_common(_TOLD):
+        named = root if re.fullmatch(r"\w{1,80}", root) else f"{root[:80]!r}"
         notices.append(
-            f"{root} is left out, which no model of architecture {family.name} has: {counted(count, 'tensor')}"
+            f"{named} is left out, which no model of architecture {family.name} has: {counted(count, 'tensor')}"
         )
+    if len(roots) > _TOLD:
+        count = sum(roots.values()) - sum(count for _, count in roots.most_common(_TOLD))
+        notices.append(f"{len(roots) - _TOLD} more such parts are left out: {counted(count, 'tensor')}")
     return sources, notices
 
 

@@ -172,7 +172,7 @@ class Selection:
         ]
 
 
-_LAYER = re.compile(r"\bblk\.(\d+)\.")
+_LAYER = re.compile(r"\bblk\.([0-9]{1,9})\.")
 # Keys that say a period or a number of layers from either end, by what follows the architecture's name.
 _PERIODS = frozenset(
     {

@@ -261,7 +261,7 @@ class Family(Generic[Config]):
 
     @functools.cached_property
     def _layer(self) -> re.Pattern[str]:
-        return re.compile(re.escape(self.layers).replace(r"\{i\}", r"(\d+)"))
+        return re.compile(re.escape(self.layers).replace(r"\{i\}", "([0-9]{1,9})"))
 
     def ignores(self, hf_name: str) -> bool:
         """Whether a checkpoint tensor is no weight: nothing that the model computes with, or a hyper-parameter."""

@@ -26,7 +26,7 @@ from gguflike.checkpoint.tokenizer.sources.source import (
 )
 from gguflike.errors import CheckpointError, UnsupportedError
 
-_LINE = re.compile(rb"([A-Za-z0-9+/]+={0,2}) (\d+)")
+_LINE = re.compile(rb"([A-Za-z0-9+/]+={0,2}) ([0-9]{1,18})")
 
 
 class _Kind(NamedTuple):
