@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+import gguflike
+from gguflike.checkpoint.encoder import Turns
 from gguflike.runner.tokenizer import Tokenizer
 from gguflike.serve import line as line_module
 from gguflike.serve.line import LONG, Line, Texts
@@ -145,3 +147,60 @@ def test_long_texts_of_requests_become_tokens_one_by_one(
             answers = list(pool.map(lambda _: post(server, path, body), range(6)))
     assert {each.status for each in answers} == {status}
     assert seen["most"] == 1
+
+
+def test_a_long_text_leaves_others_their_python_and_the_encoder(tmp_path: Path) -> None:
+    """While one becomes tokens, short ones do so again and again on another thread, which waits for nothing longer
+    than it sleeps itself."""
+    tokenizer = Tokenizer(gguflike.open(model(tmp_path)).metadata)
+    long, short = "some words of a text " * 60_000, "some words"
+    want = tokenizer.encode(short)
+    tokenizer.encode("x" * 10_000)  # has all of the vocabulary ready
+    with ThreadPoolExecutor(1) as pool:
+        making, done = pool.submit(tokenizer.encode, long), 0
+        while not making.done():
+            assert tokenizer.encode(short) == want
+            time.sleep(0.001)
+            done += 1
+    assert done >= 20
+    assert len(making.result()) > 60_000
+
+
+def test_texts_with_and_without_markup_at_the_same_time(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(gguflike.open(model(tmp_path)).metadata)
+    text = "<s>a</s>" * 2000
+    want = {markup: tokenizer.encode(text, True, markup) for markup in (True, False)}
+    assert want[True] != want[False]
+    with ThreadPoolExecutor(8) as pool:
+        made = [(number % 3 == 0, pool.submit(tokenizer.encode, text, True, number % 3 == 0)) for number in range(60)]
+    assert all(each.result() == want[markup] for markup, each in made)
+
+
+def test_turns_are_taken_in_the_order_of_coming() -> None:
+    turns, changed, order = Turns(), [], []
+    inside, leave = threading.Semaphore(0), threading.Event()
+
+    def enter(name: str, state: bool) -> None:
+        with turns(state, lambda: changed.append(state)):
+            order.append(name)
+            inside.release()
+            assert leave.wait(60)
+
+    def start(name: str, state: bool) -> threading.Thread:
+        thread = threading.Thread(target=enter, args=(name, state))
+        thread.start()
+        return thread
+
+    begun = [start("a", True), start("b", True)]
+    assert all(inside.acquire(timeout=60) for _ in begun)  # at the same time
+    begun.append(start("c", False))
+    while len(turns._waiting) < 1:
+        time.sleep(0.001)
+    begun.append(start("d", True))  # would fit in, but has come later
+    while len(turns._waiting) < 2:
+        time.sleep(0.001)
+    assert (sorted(order), changed) == (["a", "b"], [True])
+    leave.set()
+    for thread in begun:
+        thread.join(60)
+    assert (order[2:], changed) == (["c", "d"], [True, False, True])
