@@ -3,9 +3,9 @@
     python scripts/serving_cost.py FILE.gguf ... [--clients 1,8,16] [--rounds 5] [--new 64] [--prompt 32]
         [--path /v1/chat/completions] [--profile]
 
-One process holds a server whose model computes with one thread, the engine's. In turns the same requests are handed to
-its engine by itself (listeners that do nothing) and asked for over HTTP, streamed, by clients in another process. Of
-each token are told, in microseconds of CPU:
+One process holds a server whose model computes with one thread, the engine's. In turns the same prompts (of chat, with
+all that the template makes of them) are handed to its engine by itself (listeners that do nothing) and asked for over
+HTTP, streamed, by clients in another process. Of each token are told, in microseconds of CPU:
 
     loop     what all threads but the engine's take: sockets, requests, prompts, JSON, events
     engine   what the engine's thread takes more than by itself: listeners, waking the loop, waiting for the interpreter
@@ -39,7 +39,7 @@ import asyncio, cProfile, json, pstats, sys, threading, time
 from gguflike.engine import Finished, Request
 from gguflike.serve import Server, Settings, server as served
 
-path, context, parallel, profiled = sys.argv[1], *map(int, sys.argv[2:5])
+path, context, parallel, profiled, talks = sys.argv[1], *map(int, sys.argv[2:6])
 profile = cProfile.Profile() if profiled else None
 if profile is not None:
     run = served.asyncio.run
@@ -49,13 +49,17 @@ with Server(settings) as server:
     engine = server.models.loaded[0].engine
     thread = next(each for each in threading.enumerate() if each.name == "gguflike-engine")
     clock = time.pthread_getcpuclockid(thread.ident)
-    tokenize = engine.model.tokenize
+    model = engine.model
+
+    def ids(text):
+        return model.conversations.prompt([{"role": "user", "content": text}]).ids if talks else model.tokenize(text)
+
     print(server.port, flush=True)
     for line in sys.stdin:
         prompts, new = json.loads(line)
         left = threading.Semaphore(0)
         told = lambda event: left.release() if isinstance(event, Finished) else None
-        requests = [Request(tuple(tokenize(each)), new, ignore_end=True, cache=False) for each in prompts]
+        requests = [Request(tuple(ids(each)), new, ignore_end=True, cache=False) for each in prompts]
         for request in requests:
             engine.submit(request, told)
         for _ in requests:
@@ -83,8 +87,9 @@ class Served:
 
 
 @contextmanager
-def serving(path: str, context: int, parallel: int, profile: bool = False) -> Iterator[Served]:
-    command = [sys.executable, "-c", _SERVED, path, str(context), str(parallel), str(int(profile))]
+def serving(path: str, context: int, parallel: int, endpoint: str, profile: bool = False) -> Iterator[Served]:
+    numbers = map(int, (context, parallel, profile, "chat" in endpoint))
+    command = [sys.executable, "-c", _SERVED, path, *map(str, numbers)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield Served(process)
         assert process.stdin is not None
@@ -124,7 +129,7 @@ def measure(
 ) -> dict[int, dict[str, float]]:
     """Clients -> microseconds of CPU a token: "loop", "engine", "own" and "model"."""
     rng, found = random.Random(0), {}
-    with serving(path, 4 * (new + prompt) + 64, max(counts), profile) as served:
+    with serving(path, 4 * (new + prompt) + 64, max(counts), endpoint, profile) as served:
         for clients in counts:
             rows: list[tuple[float, float, float]] = []
             for number in range(rounds + 1):
