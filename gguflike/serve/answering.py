@@ -77,7 +77,7 @@ class Answers:
     ) -> None:
         post.open()
         self._events: list[tuple[int, Event]] = []
-        self._filled = asyncio.Event()
+        self._arrived: asyncio.Future[None] | None = None  # where somebody waits for events
         self._release: Callable[[], None] | None = release
         self._metrics, self._begun = metrics, time.monotonic()
         self._jobs: list[Job] = []
@@ -97,7 +97,8 @@ class Answers:
     def receive(self, index: int, event: Event) -> None:
         """An event has arrived on the loop."""
         self._events.append((index, event))
-        self._filled.set()
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
 
     async def whole(self) -> list[tuple[Generation, list[Token]]]:
         """What each choice came to, and the tokens that were told of it, when all have ended; then this is closed.
@@ -118,10 +119,11 @@ class Answers:
     async def __aiter__(self) -> AsyncIterator[list[tuple[int, Event]]]:
         """Events with the number of their choice, all that have arrived, until every choice has its last. Failed is
         raised."""
-        open_ones, first = len(self._jobs), True
+        open_ones, first, loop = len(self._jobs), True, asyncio.get_running_loop()
         while open_ones:
-            await self._filled.wait()
-            self._filled.clear()
+            if not self._events:
+                self._arrived = loop.create_future()
+                await self._arrived
             events, self._events = self._events, []
             for place, (_, event) in enumerate(events):
                 if isinstance(event, Token):
