@@ -18,7 +18,8 @@
     passes       passes of all sequences through one step of it
     walk         the steps of a graph, which matrices share an input, the inputs of one sequence
     files        arrays in files: their room on the disk is taken first
-    workspace    what a walk keeps on disk: hidden states, contexts, how far it is
+    workspace    what a walk keeps on disk: hidden states, contexts
+    steps        how far a walk is, with digests of what it left, so that one that was cut off goes on
     fisher       how much each output of a matrix and each token matters to what the model says: loss-aware Hessians
     sensitivities  what it finds of a whole model, kept on disk
     tables       how much the rows of an embedding or of an output matrix matter

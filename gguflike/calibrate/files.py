@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from gguflike.errors import OutputError
 
+Array = npt.NDArray[Any]
 Maker = Callable[[Path, tuple[int, ...]], "np.memmap[Any, Any]"]
 _HEADER = {"descr": "<f4", "fortran_order": False}
 _NOT_HERE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # the file system takes no room in advance
@@ -58,6 +60,19 @@ def zeros(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     with path.open("wb") as file:
         _take_room(path, file, 4 * prod(shape))
     return np.memmap(path, np.float32, "r+", shape=shape)
+
+
+def kept(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """The file of float32 that is there, if it is as large; else one of zeros."""
+    whole = path.exists() and path.stat().st_size == 4 * prod(shape)
+    return np.memmap(path, np.float32, "r+", shape=shape) if whole else zeros(path, shape)
+
+
+def save(path: Path, values: Array) -> None:
+    """Write a file that `numpy.load` reads, which is there when all of it is, in place of what is there."""
+    temporary = path.with_name(f".{path.name}")
+    np.save(temporary, values)
+    temporary.replace(path)
 
 
 def npy_zeros(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:

@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.calibrate.blas import single_threaded
-from gguflike.calibrate.states import GRADIENT, States
+from gguflike.calibrate.states import States
+from gguflike.calibrate.steps import Steps
 from gguflike.calibrate.sums import Each, add_gram, mirror
 from gguflike.calibrate.tables import Table, TableSums, by_rows, is_told, variances
 from gguflike.calibrate.walk import Lazy
@@ -46,6 +47,8 @@ LOGITS = 1 << 27
 """Bytes of logits that are computed together, on each thread."""
 ROWS = 64
 """Tokens whose logits become probabilities together."""
+_PREDICTED = "predicted"
+"""What the logits say of the tables is called so, until the gradients by the embedding are there."""
 DAMPING = 0.05
 """Share of its mean diagonal that is added to H_O's diagonal before rounding: it is a sum over few sequences."""
 
@@ -110,6 +113,7 @@ def fisher(
     tables: Callable[[str, Table], None] | None = None,
     length: int = 0,
     seed: int = 0,
+    steps: Steps | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> None:
@@ -122,6 +126,10 @@ def fisher(
     gone when `fisher` returns. ``threads``: all CPUs, unless given; results are the same bits with any number.
     ``progress`` is told of passes of the sequences through a block.
 
+    A pass that was cut off goes on with the block that it was in, where ``steps``, of that folder, have a key that says
+    all that results depend on: those of blocks that are done are told of by then, and not again. The caller notes there
+    what it keeps of them.
+
     Matrices that are not multiplied as ``x @ matrix.T`` (those absorbed by latent attention) are left out.
 
     ArgumentError for a model without logits and where there are no sequences, QuantizationError where a gradient is not
@@ -131,24 +139,25 @@ def fisher(
         raise ArgumentError("the model has no logits, by which its loss is known", field="graph")
     if not sequences or not all(sequences):
         raise ArgumentError("no text", field="sequences", expected="token ids", got=[len(each) for each in sequences])
-    place = States(workspace, [len(each) for each in sequences], graph.embedding.n_embd, len(graph.blocks))
+    everything = 2 * len(graph.blocks) + 3  # with the tables
+    if steps is not None and steps.done == everything:
+        return
+    place = States(workspace, graph, [len(each) for each in sequences], steps)
     with single_threaded(), ThreadPoolExecutor(threads) as pool:
         sums = TableSums(graph) if tables is not None and is_told(graph) else None
         walk = _Walk(graph, read, sequences, place, length, pool, sums)
-        steps = 2 * len(graph.blocks) + 1
+        total = 2 * len(graph.blocks) + 1
 
         def tell(done: int, what: str) -> None:
             if progress is not None:
-                progress(done, steps, what)
+                progress(done, total, what)
 
-        walk.forward(tell)
-        walk.ends(seed, tell)
-        walk.backward(found, tell)
+        walk.run(seed, found, tell)
         if tables is not None and sums is not None:
             walk.starts()
             for name, table in sums.results().items():
                 tables(name, table)
-    place.remove()
+    place.close(everything)
 
 
 class _Walk:
@@ -179,22 +188,44 @@ class _Walk:
         """The tensors of a layer and those of none."""
         return Lazy({**self.names[None], **(self.names.get(layer, {}) if layer is not None else {})}, self.read)
 
-    def forward(self, tell: Callable[[int, str], None]) -> None:
+    def run(self, seed: int, found: Tell, tell: Callable[[int, str], None]) -> None:
+        """All steps that are not done: into the first block, through each, the logits, and back."""
+        count, place = len(self.graph.blocks), self.place
+        for step in range(place.steps.done, 2 * count + 2):
+            back = 2 * count + 1 - step
+            if step == 0:
+                self.start()
+            elif step <= count:
+                tell(step - 1, f"block {step - 1}, forward")
+                self.forward(step - 1)
+            elif step == count + 1:
+                tell(count, "logits")
+                self.ends(seed)
+            else:
+                tell(step - 1, f"block {back}, backward")
+                self.backward(back, found)
+            if step <= count:
+                place.finish(step + 1, step)
+            else:
+                place.finish_gradient(step + 1, back)
+
+    def start(self) -> None:
+        """Write what the first block is given."""
         weights = self.weights(None)
         for i, ids in enumerate(self.sequences):
             self.place.save(0, i, self.blocks[i].start(weights, ids))
-        for layer in range(len(self.graph.blocks)):
-            tell(layer, f"block {layer}, forward")
-            here = self.weights(layer)
 
-            def run(i: int, layer: int = layer, here: Lazy = here) -> None:
-                self.place.save(layer + 1, i, self.blocks[i].run(layer, here, self.place.load(layer, i)))
+    def forward(self, layer: int) -> None:
+        """Write what the next block is given."""
+        here = self.weights(layer)
 
-            list(self.pool.map(run, range(len(self.sequences))))
+        def run(i: int) -> None:
+            self.place.save(layer + 1, i, self.blocks[i].run(layer, here, self.place.load(layer, i)))
 
-    def ends(self, seed: int, tell: Callable[[int, str], None]) -> None:
+        list(self.pool.map(run, range(len(self.sequences))))
+
+    def ends(self, seed: int) -> None:
         """Write the gradients by what the last block gives."""
-        tell(len(self.graph.blocks), "logits")
         weights, last = self.weights(None), len(self.graph.blocks)
 
         assert isinstance(self.graph.head, Head)
@@ -213,7 +244,7 @@ class _Walk:
             x = self.place.load(last, i).x
             parts = [x[start : start + rows] for start in range(0, len(x), rows)]
             gradients = [self.blocks[i].ends(weights, part, loss)[1] for part in parts]
-            self.place.save(GRADIENT, i, State(np.concatenate(gradients), {}, {}))
+            self.place.save_gradient(last, i, State(np.concatenate(gradients), {}, {}))
             if self.sums is None:
                 return None
             x = normalize(self.graph.norm, weights, x)
@@ -223,14 +254,17 @@ class _Walk:
             for seen in self.pool.map(run, lot):
                 if seen is not None and self.sums is not None:
                     self.sums.predicted(*seen)
+        if self.sums is not None:
+            self.place.keep(_PREDICTED, self.sums.predictions)
 
     def starts(self) -> None:
-        """Add up what the embedding comes to, behind the first block's gradients."""
+        """Add up what the embedding comes to, by the first block's gradients, and what the output matrix did."""
         assert self.sums is not None
+        self.sums.predictions = self.place.kept(_PREDICTED)
 
         def run(i: int) -> tuple[Array, Floats]:
             ids = np.asarray(self.sequences[i], np.int64)
-            return ids, by_rows(ids, self.place.load(GRADIENT, i).x)
+            return ids, by_rows(ids, self.place.load_gradient(0, i).x)
 
         for lot in self.lots(AT_ONCE):
             for ids, seen in self.pool.map(run, lot):
@@ -241,42 +275,34 @@ class _Walk:
         count = len(self.sequences)
         return (range(start, min(start + size, count)) for start in range(0, count, size))
 
-    def backward(self, found: Tell, tell: Callable[[int, str], None]) -> None:
-        count = len(self.graph.blocks)
-        for layer in reversed(range(count)):
-            tell(2 * count - layer, f"block {layer}, backward")
-            weights, shapes = self.weights(layer), self.matrices.get(layer, {})
-            sums = {role: _Sum(self.place, role, shape) for role, shape in shapes.items()}
+    def backward(self, layer: int, found: Tell) -> None:
+        """Write the gradients by what a block was given, and tell ``found`` of its matrices."""
+        weights, shapes = self.weights(layer), self.matrices.get(layer, {})
+        sums = {role: _Sum(self.place, role, shape) for role, shape in shapes.items()}
 
-            def run(
-                i: int,
-                found: Callable[[str, int | None, Array], None] | None = None,
-                layer: int = layer,
-                weights: Lazy = weights,
-                sums: dict[str, _Sum] = sums,
-            ) -> _Seen:
-                seen = _Seen(len(self.sequences[i]), found)
-                state, gradient = self.place.load(layer, i), self.place.load(GRADIENT, i)
-                by_state, _ = self.blocks[i].back(layer, weights, state, gradient, watched=sums, watch=seen, apart=True)
-                self.place.save(GRADIENT, i, by_state)
-                return seen
+        def run(i: int, found: Callable[[str, int | None, Array], None] | None = None) -> _Seen:
+            seen = _Seen(len(self.sequences[i]), found)
+            state, gradient = self.place.load(layer, i), self.place.load_gradient(layer + 1, i)
+            by_state, _ = self.blocks[i].back(layer, weights, state, gradient, watched=sums, watch=seen, apart=True)
+            self.place.save_gradient(layer, i, by_state)
+            return seen
 
-            def grow(role: str, member: int | None, gradient: Array, sums: dict[str, _Sum] = sums) -> None:
-                sums[role].grow(member, gradient, self.pool.map)
+        def grow(role: str, member: int | None, gradient: Array) -> None:
+            sums[role].grow(member, gradient, self.pool.map)
 
-            size = at_once(shapes.values())
-            for lot in self.lots(size):
-                # One alone is run here, so that the pool can add up what it finds; of several, all of them first.
-                for seen in [run(lot[0], grow)] if size == 1 else list(self.pool.map(run, lot)):
-                    for (role, member), by_weights in seen.gradients.items():
-                        grow(role, member, by_weights)
-                    for role, each in sums.items():
-                        each.count(seen, role)
-            weights.clear()  # which nobody needs any more, while factors are as large again
-            for role in shapes:
-                each = sums.pop(role)
-                if each.seen:
-                    found(self.names[layer][role], each.result())
+        size = at_once(shapes.values())
+        for lot in self.lots(size):
+            # One alone is run here, so that the pool can add up what it finds; of several, all of them first.
+            for seen in [run(lot[0], grow)] if size == 1 else list(self.pool.map(run, lot)):
+                for (role, member), by_weights in seen.gradients.items():
+                    grow(role, member, by_weights)
+                for role, each in sums.items():
+                    each.count(seen, role)
+        weights.clear()  # which nobody needs any more, while factors are as large again
+        for role in shapes:
+            each = sums.pop(role)
+            if each.seen:
+                found(self.names[layer][role], each.result())
 
 
 def at_once(shapes: Iterable[tuple[int, ...]]) -> int:

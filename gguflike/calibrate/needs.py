@@ -11,7 +11,8 @@ from gguflike.calibrate.passes import SLAB
 from gguflike.calibrate.rounding import ROUNDED
 from gguflike.calibrate.sums import Collecting
 from gguflike.calibrate.walk import shared
-from gguflike.families.parts import Block, Graph, Head, Tensor
+from gguflike.families.parts import Attention, Block, Graph, Head, Tensor
+from gguflike.families.parts.extras import LayerEmbeddings
 from gguflike.reference.parts import QUERIES
 
 FLOAT32 = 4
@@ -52,11 +53,21 @@ def kept(graph: Graph) -> dict[str, int]:
 
 
 def backward(graph: Graph, tokens: int) -> int:
-    """Bytes that a backward pass keeps until its end: what each block was given and the gradients, and of stacks H_O of
-    one block."""
-    streams = (len(graph.blocks) + 2) * FLOAT32 * tokens * graph.embedding.n_embd
+    """Bytes that a backward pass keeps until its end: what each block was given and, where it needs that no more, the
+    gradients; keys, values and inputs that several blocks read, with the gradients by them before and after a block;
+    and of stacks H_O of one block."""
+    rows = (len(graph.blocks) + 2) * graph.embedding.n_embd + 3 * _beside(graph)
     stacks = (sum(_output(t) for t in _of_block(block) if len(t.shape) == 3) for block in graph.blocks)
-    return streams + max(stacks, default=0)
+    return FLOAT32 * tokens * rows + max(stacks, default=0)
+
+
+def _beside(graph: Graph) -> int:
+    """Values of a token that stand beside the residual stream: keys and values of layers that others read, and inputs
+    of all blocks."""
+    read = {mixer.kv_layer for mixer in graph.attentions() if mixer.kv_layer is not None}
+    makers = (mixer for layer in read for step in graph.blocks[layer] for mixer in step.mixers())
+    keys = sum(each.kv_size + each.kv_heads * each.of_values for each in makers if isinstance(each, Attention))
+    return keys + sum(part.layers * part.size for part in graph.inputs if isinstance(part, LayerEmbeddings))
 
 
 def outputs(graph: Graph, tokens: int) -> int:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from gguflike.calibrate import files
 from gguflike.calibrate.fisher import Sensitivity, fisher, token_weights
 from gguflike.calibrate.statistics import Stack, Statistics
+from gguflike.calibrate.steps import Steps
 from gguflike.calibrate.tables import Table
 from gguflike.families.parts import Graph
 from gguflike.frozen import replace
@@ -21,19 +21,16 @@ from gguflike.kernels.engine.memory import give_back
 from gguflike.progress import Progress
 
 Floats = npt.NDArray[np.float32]
-_DONE = "sensitivities.json"
 ROWS = 256
 """Of a factor, that are written together."""
 
 
 class Sensitivities:
-    """The factors H_O of matrices and how much tokens matter to them, read from a ``folder`` that `measure` wrote."""
+    """The factors H_O of matrices and how much tokens matter to them, read from a ``folder`` that `measure` wrote:
+    of matrices with these ``scales``, and of ``tables``."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        said = json.loads((folder / _DONE).read_text(encoding="utf-8"))
-        self._scales: dict[str, list[float]] = said["scales"]
-        self._tables: list[str] = said["tables"]
+    def __init__(self, folder: Path, scales: Mapping[str, list[float]], tables: Collection[str]) -> None:
+        self._folder, self._scales, self._tables = folder, scales, tables
 
     def __contains__(self, name: str) -> bool:
         return name in self._scales
@@ -108,24 +105,19 @@ def measure(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Sensitivities:
-    """Run `fisher` and keep what it finds in ``folder``, or take what is there of a run with this ``key`` (which should
-    say which model it is) and these arguments. Errors as of `fisher`."""
+    """Run `fisher` and keep what it finds in ``folder``. What a run with this ``key`` (which should say which model it
+    is) and these arguments has left there is taken, if it is whole: one that was cut off goes on. Errors as of
+    `fisher`."""
     asked = repr((graph, [list(map(int, each)) for each in sequences], length, seed, key))
     digest = hashlib.sha256(asked.encode()).hexdigest()
-    done = folder / _DONE
-    try:
-        known = json.loads(done.read_text(encoding="utf-8"))["key"] == digest
-    except (OSError, ValueError, KeyError):
-        known = False
-    if known:
-        return Sensitivities(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    done.unlink(missing_ok=True)
-    scales: dict[str, list[float]] = {}
-    tables: list[str] = []
+    steps = Steps(folder, digest)
+    scales: dict[str, list[float]] = steps.notes.setdefault("scales", {})
+    tables: list[str] = steps.notes.setdefault("tables", [])
 
     def keep_table(name: str, table: Table) -> None:
         np.savez(folder / f"{name}.table.npz", **table._asdict())
+        steps.leave(folder / f"{name}.table.npz")
         tables.append(name)
 
     def keep(name: str, found: Sensitivity) -> None:
@@ -137,8 +129,9 @@ def measure(
             for start in range(0, len(output), ROWS):
                 kept[member, start : start + ROWS] = output[start : start + ROWS]
                 give_back(kept[member, start : start + ROWS])  # the memory, which the system writes
-        kept.flush()
         np.save(folder / f"{name}.tokens.npy", found.tokens)
+        for each in (path, folder / f"{name}.tokens.npy"):
+            steps.leave(each)
         # Of a stack, the sum over a token's matrices is known: it is divided as the tokens are.
         every = float(found.tokens.mean(dtype=np.float64)) / max(float(found.reached.sum()) / len(found.tokens), 1e-12)
         scales[name] = [every * float(reached) / len(found.tokens) for reached in found.reached]
@@ -152,10 +145,8 @@ def measure(
         tables=keep_table,
         length=length,
         seed=seed,
+        steps=steps,
         threads=threads,
         progress=progress,
     )
-    temporary = folder / f".{_DONE}"
-    temporary.write_text(json.dumps({"key": digest, "scales": scales, "tables": tables}), encoding="utf-8")
-    temporary.replace(done)
-    return Sensitivities(folder)
+    return Sensitivities(folder, scales, tables)

@@ -87,7 +87,8 @@ def stream(
     summed = Hessians() if collecting is None else collecting
     both = quantize is not None
     needed = disk(graph, sum(lengths), summed, both)
-    place = Workspace(workspace, streams, lengths, graph.embedding.n_embd, needed)
+    called = _digest(graph, sequences, key, streams)
+    place = Workspace(workspace, streams, lengths, graph.embedding.n_embd, called, needed)
     with single_threaded(), ThreadPoolExecutor(thread_count(threads)) as pool:
         walk = _Walk(
             graph,
@@ -103,7 +104,7 @@ def stream(
             [np.asarray(each, np.int64) for each in sequences],
             pool.map,
         )
-        walk.run(_digest(graph, sequences, key, streams), progress)
+        walk.run(progress)
     place.close()
 
 
@@ -137,8 +138,8 @@ class _Walk:
                 self.shapes[name] = tensor.shape
                 self.names.setdefault(layer, {})[tensor.role] = name
 
-    def run(self, key: str, progress: Progress | None) -> None:
-        layers, done = stages(self.graph), self.place.done(key)
+    def run(self, progress: Progress | None) -> None:
+        layers, done = stages(self.graph), self.place.done
         tables = {} if done else self._embed()
         tokens, before = sum(map(len, self.tokens)), sum(map(len, layers[:done]))
         total = sum(map(len, layers)) * tokens
@@ -156,7 +157,7 @@ class _Walk:
                 self._take(stage, {stream: dict(tables.get(stream, {})) for stream in self.place.streams}, tell)
                 before += 1
             tables = {}
-            self.place.finish(key, number + 1)
+            self.place.finish(number + 1)
         if progress is not None:
             progress(total, total, "done")
 

@@ -79,6 +79,15 @@ class TableSums:
         self._inputs += inputs
         self._variances += variances
 
+    @property
+    def predictions(self) -> dict[str, Array]:
+        """What `predicted` was told of, to be set again where a pass goes on."""
+        return {"inputs": self._inputs, "variances": self._variances}
+
+    @predictions.setter
+    def predictions(self, sums: dict[str, Array]) -> None:
+        self._inputs, self._variances = sums["inputs"], sums["variances"]
+
     def looked_up(self, ids: Array, by_lookup: Floats) -> None:
         """Of a sequence: its ids, and `by_rows` of its gradient."""
         self._tokens += len(ids)

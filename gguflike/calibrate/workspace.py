@@ -1,14 +1,11 @@
 """What a walk through a model keeps on disk: hidden states of all sequences, contexts, how many layers are done.
 
 The states before layer i are in file i % 2 of each stream, and layer i works on a copy in the other: whenever a walk is
-interrupted, the states before the layer that it was in are whole. Nobody waits for the disk: after a loss of power they
-may be less than is said to be done, which their digests tell, and the walk begins anew.
+interrupted, the states before the layer that it was in are whole.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,52 +13,43 @@ from typing import Any
 import numpy as np
 
 from gguflike.calibrate import files
+from gguflike.calibrate.steps import Steps
 from gguflike.families.parts import Graph
 from gguflike.kernels.engine.memory import give_back
 from gguflike.reference.formulas import Array, Context
 
 FLOAT, QUANTIZED = "float", "quantized"
-_PROGRESS = "progress.json"
-_PIECE = 1 << 24
-"""Bytes of states that are in memory while their digest is computed."""
 
 
 class Workspace:
     """A folder with the states of ``streams`` of sequences of these ``lengths``, each state of ``width`` float32.
 
-    OutputError where the disk has no room for ``needed`` bytes there.
+    ``key`` says all that they depend on: ``done`` layers are those of an earlier walk with the same, whose states are
+    there whole. OutputError where the disk has no room for ``needed`` bytes there.
     """
 
     def __init__(
-        self, folder: Path, streams: Sequence[str], lengths: Sequence[int], width: int, needed: int = 0
+        self, folder: Path, streams: Sequence[str], lengths: Sequence[int], width: int, key: str, needed: int = 0
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.streams, self.width = folder, tuple(streams), width
         self._starts = np.cumsum([0, *lengths])
         self._check_space(needed)
+        self._steps = Steps(folder, key)
         self._files: dict[tuple[str, int], np.memmap[Any, Any]] = {}
         self._inputs: list[np.memmap[Any, Any]] = []  # the one that there is
 
-    def done(self, key: str) -> int:
-        """How many layers a walk with this ``key`` has done; 0 where there was none, or another, or where the states
-        that it left are not there whole."""
-        try:
-            said = json.loads((self.folder / _PROGRESS).read_text(encoding="utf-8"))
-            layers = int(said["layers"])
-            return layers if said["key"] == key and said["states"] == self._digests(layers) else 0
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0
+    @property
+    def done(self) -> int:
+        """How many layers are done."""
+        return self._steps.done
 
-    def finish(self, key: str, layers: int) -> None:
-        """Note that so many layers are done, and the digests of the states after them."""
-        said = {"key": key, "layers": layers, "states": self._digests(layers)}
-        temporary = self.folder / f".{_PROGRESS}"
-        temporary.write_text(json.dumps(said), encoding="utf-8")
-        temporary.replace(self.folder / _PROGRESS)
-
-    def _digests(self, layers: int) -> dict[str, str]:
-        """Of the states that the last of so many steps of a walk left: the first are the embeddings."""
-        return {stream: _digest(self._file(stream, layers - 1)) for stream in self.streams}
+    def finish(self, layers: int) -> None:
+        """Note that so many layers are done, of which the first are the embeddings."""
+        for stream in self.streams:
+            self._steps.forget(self._path(stream, layers))
+            self._steps.leave(self._path(stream, layers - 1))
+        self._steps.finish(layers)
 
     def begin(self, layer: int) -> None:
         """Copy the states before a layer to where it works on them."""
@@ -97,22 +85,15 @@ class Workspace:
     def _file(self, stream: str, number: int) -> np.memmap[Any, Any]:
         at = (stream, number % 2)
         if at not in self._files:
-            path, shape = self.folder / f"{stream}-{number % 2}.f32", (int(self._starts[-1]), self.width)
-            whole = path.exists() and path.stat().st_size == 4 * shape[0] * shape[1]
-            self._files[at] = np.memmap(path, np.float32, "r+", shape=shape) if whole else files.zeros(path, shape)
+            self._files[at] = files.kept(self._path(stream, number), (int(self._starts[-1]), self.width))
         return self._files[at]
+
+    def _path(self, stream: str, number: int) -> Path:
+        return self.folder / f"{stream}-{number % 2}.f32"
 
     def _check_space(self, needed: int) -> None:
         there = sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
         files.check_room(self.folder, needed, there)
-
-
-def _digest(states: np.memmap[Any, Any]) -> str:
-    digest, rows = hashlib.sha256(), max(_PIECE // (4 * states.shape[1]), 1)
-    for start in range(0, len(states), rows):
-        digest.update(states[start : start + rows].data)
-        give_back(states[start : start + rows])
-    return digest.hexdigest()
 
 
 class Contexts:
@@ -143,12 +124,12 @@ class Contexts:
         if layer < 0:
             for number, part in enumerate(self._inputs):
                 if part in context.inputs:
-                    np.save(self._path(stream, sequence, f"inputs{number}"), context.inputs[part])
+                    files.save(self._path(stream, sequence, f"inputs{number}"), context.inputs[part])
         elif layer in self._read and layer in context.cached:
             for name, values in zip(("keys", "values"), context.cached[layer], strict=True):
-                np.save(self._path(stream, sequence, f"{name}{layer}"), values)
+                files.save(self._path(stream, sequence, f"{name}{layer}"), values)
         if self._choice and context.chosen is not None:
-            np.save(self._path(stream, sequence, "choice"), context.chosen)
+            files.save(self._path(stream, sequence, "choice"), context.chosen)
 
     def _path(self, stream: str, sequence: int, what: str) -> Path:
         return self._folder / f"{stream}-{sequence}-{what}.npy"
