@@ -75,7 +75,7 @@ def test_files_of_lines(tmp_path: Path) -> None:
         ("a.txt", b"ab\xe9", "not UTF-8.*byte 2"),
         ("a.txt", "a b".encode("utf-16"), "UTF-16, not UTF-8.*iconv"),
         ("a.txt", "a b".encode("utf-16-le"), "holds zeros.*byte 1"),
-        ("a.gz", gzip.compress(b"a b"), "gzip archive, not text.*unpack"),
+        ("a.gz", gzip.compress(b"a b", mtime=0), "gzip archive, not text.*unpack"),
         ("a.parquet", b"PAR1\x15\x00", "Parquet file, not text.*lines of JSON"),
         ("a.txt", b" \n", "no text"),
         ("a.jsonl", b"", "no text"),
