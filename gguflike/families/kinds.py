@@ -154,13 +154,18 @@ _OF_DEFAULTS: Mapping[type, _Kind] = {
 }
 
 
+# What Transformers takes in two kinds: a pattern of layers as a number or as letters, gates as a switch or by name. The
+# families check them.
+_EITHER = frozenset({"sliding_window_pattern", "gating"})
+
+
 def check_like(values: Mapping[str, Any], defaults: Mapping[str, Any], left: Collection[str]) -> None:
     """CheckpointError for the first value that is of another kind than the one that is assumed where there is none,
     but for the keys that are ``left``, which nothing is computed with. Lists of numbers, which models of layers of
     several sizes have, are checked where they are read."""
     for key, default in defaults.items():
         value, kind = values.get(key), _OF_DEFAULTS.get(type(default))
-        if value is None or kind is None or default == "auto" or key in left or kind.holds(value):
+        if value is None or kind is None or default == "auto" or key in left or key in _EITHER or kind.holds(value):
             continue
         raise CheckpointError(
             "wrong kind of value", field=f"config.json: {key}", expected=kind.words, got=repr(value)[:80]
