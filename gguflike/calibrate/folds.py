@@ -100,7 +100,7 @@ def find(graph: Graph) -> tuple[list[Fold], list[str]]:
     allowed."""
     folds: list[Fold] = []
     refused: list[tuple[int | None, str, str]] = []
-    shared = {mixer.kv_layer for mixer in graph.attentions() if mixer.kv_layer is not None}
+    shared = graph.shared_layers
     for layer, block in enumerate(graph.blocks):
         for step in block:
             for norm, mixers in _read(step):

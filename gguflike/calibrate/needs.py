@@ -64,8 +64,7 @@ def backward(graph: Graph, tokens: int) -> int:
 def _beside(graph: Graph) -> int:
     """Values of a token that stand beside the residual stream: keys and values of layers that others read, and inputs
     of all blocks."""
-    read = {mixer.kv_layer for mixer in graph.attentions() if mixer.kv_layer is not None}
-    makers = (mixer for layer in read for step in graph.blocks[layer] for mixer in step.mixers())
+    makers = (mixer for layer in graph.shared_layers for step in graph.blocks[layer] for mixer in step.mixers())
     keys = sum(each.kv_size + each.kv_heads * each.of_values for each in makers if isinstance(each, Attention))
     return keys + sum(part.layers * part.size for part in graph.inputs if isinstance(part, LayerEmbeddings))
 

@@ -38,8 +38,7 @@ class States:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True, exist_ok=True)
         self.steps = Steps(self._folder, "") if steps is None else steps
-        layers = (getattr(mixer, "kv_layer", None) for mixer in graph.mixers())
-        self._read = sorted({layer for layer in layers if layer is not None})
+        self._read = sorted(graph.shared_layers)
         self._kinds = [type(part) for part in graph.inputs]
         self._starts, self._last = np.cumsum([0, *lengths]), len(graph.blocks)
         paths, shape = [*map(self._stream, range(self._last + 2))], (int(self._starts[-1]), graph.embedding.n_embd)

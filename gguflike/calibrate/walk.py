@@ -148,8 +148,7 @@ def shared(graph: Graph) -> Iterator[tuple[tuple[str, ...], int]]:
             names.setdefault(layer, {})[tensor.role] = name
             shapes[name] = tensor.shape
     kinds: dict[Any, list[Group]] = {}
-    read = {getattr(mixer, "kv_layer", None) for mixer in graph.mixers()}
-    context = Context(0, 1)
+    context, read = Context(0, 1), graph.shared_layers
     for steps in stages(graph):
         layer = steps[0].layer if steps else -1
         here = {**names[None], **names.get(layer, {})}

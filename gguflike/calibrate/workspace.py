@@ -100,11 +100,10 @@ class Contexts:
     """What layers leave for later ones, by stream and sequence: on disk where a graph has layers that share."""
 
     def __init__(self, workspace: Workspace, graph: Graph, lengths: Sequence[int], length: int) -> None:
-        mixers = list(graph.mixers())
         self._folder, self._lengths, self._length = workspace.folder, lengths, length
-        self._read = {mixer.kv_layer for mixer in mixers if getattr(mixer, "kv_layer", None) is not None}  # type: ignore[attr-defined]
+        self._read = graph.shared_layers
         self._inputs = [type(part) for part in graph.inputs]
-        self._choice = any(getattr(getattr(mixer, "indexer", None), "shared", False) for mixer in mixers)
+        self._choice = any(getattr(getattr(mixer, "indexer", None), "shared", False) for mixer in graph.mixers())
 
     def load(self, stream: str, sequence: int, layer: int) -> Context:
         """The context of a sequence before or within a layer."""

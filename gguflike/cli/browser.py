@@ -18,14 +18,13 @@ from gguflike import inspect
 from gguflike.checkpoint.tokenizer_json import chat_templates
 from gguflike.checkpoint.vocabulary import TOKENS
 from gguflike.cli import facts
-from gguflike.cli.output import clean
+from gguflike.cli.output import MOST_TEXT, clean
 from gguflike.container import GGUFFile
 from gguflike.errors import GGUFLikeError
 from gguflike.inspect.description import value
 from gguflike.inspect.statistics import Statistics, statistics
 
 MOST_ROWS = 1000  # of a table that are shown at a time: what is looked for makes them fewer
-MOST_TEXT = 20_000  # characters of a value
 BARS = " ▁▂▃▄▅▆▇█"
 
 

@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from gguflike.cli.output import LONGEST_NAME, clean, columns, named, table
+from gguflike.cli.output import LONGEST_NAME, MOST_TEXT, clean, columns, named, table
 from gguflike.errors import ArgumentError, GGUFError, did_you_mean
 
 if TYPE_CHECKING:
     from gguflike.container import GGUFFile
 
-MOST_TEXT = 20_000  # characters of a value that a terminal is given
 SECONDS = 10  # for a regular expression, which may take for ever
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import argparse
 
 
+MOST_TEXT = 20_000  # characters of a value that a terminal is given
 LONGEST_NAME = 120  # characters of a name from a file that are shown
 SHORTEST_NAME = 24  # characters of it for which a row may be wider than the terminal
 

@@ -7,7 +7,7 @@ import gc
 import re
 from typing import TYPE_CHECKING
 
-from gguflike.cli.arguments import count, number, positive
+from gguflike.cli.arguments import SHOWN, count, number, positive
 from gguflike.cli.config import model_named, usual_model
 from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, model_given, sampling_of
 from gguflike.cli.progress import progress_bar
@@ -159,5 +159,5 @@ def size(text: str) -> int:
     """Bytes: 8G are 8,000,000,000, 8Gi are 8 times 1024 three times."""
     found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([kmgt]?i?)b?", text.strip().lower())
     if found is None or found[2] not in _UNITS:
-        raise argparse.ArgumentTypeError(f"not a size: {text[:60]!r}; such as 8G or 512Mi")
+        raise argparse.ArgumentTypeError(f"not a size: {text[:SHOWN]!r}; such as 8G or 512Mi")
     return int(float(found[1]) * _UNITS[found[2]])

@@ -14,16 +14,20 @@ from gguflike.errors import CheckpointError
 from gguflike.families.config import COUNTED, NESTED
 
 
-class _Kind(NamedTuple):
+class Kind(NamedTuple):
     """What a value is: in words, and whether one is it."""
 
     words: str
     holds: Callable[[Any], bool]
 
+    def wrong(self, value: Any, **where: Any) -> CheckpointError:
+        """What to raise for a value that is not. ``where`` and a remedy are those of `CheckpointError`."""
+        return CheckpointError("wrong kind of value", expected=self.words, got=repr(value)[:80], **where)
 
-def _integer(least: int, limit: int = 2**31) -> _Kind:
+
+def _integer(least: int, limit: int = 2**31) -> Kind:
     words = f"an integer from {least} to {limit - 1}"
-    return _Kind(words, lambda value: type(value) is int and least <= value < limit)
+    return Kind(words, lambda value: type(value) is int and least <= value < limit)
 
 
 def _is_number(value: Any) -> bool:
@@ -34,8 +38,8 @@ def _is_sizes(value: Any) -> bool:
     return all(type(each) is int and 0 <= each < 2**31 for each in (value if isinstance(value, list) else [value]))
 
 
-def _list_of(words: str, holds: Callable[[Any], bool]) -> _Kind:
-    return _Kind(f"a list of {words}", lambda value: isinstance(value, list) and all(map(holds, value)))
+def _list_of(words: str, holds: Callable[[Any], bool]) -> Kind:
+    return Kind(f"a list of {words}", lambda value: isinstance(value, list) and all(map(holds, value)))
 
 
 def _is_labels(value: Any) -> bool:
@@ -43,22 +47,22 @@ def _is_labels(value: Any) -> bool:
 
 
 _SIZE, _STEP, _COUNT = _integer(0), _integer(1), _integer(0, COUNTED)
-_INTEGER = _Kind("an integer", lambda value: type(value) is int)
-_NUMBER = _Kind("a number from 0 to 2**31", _is_number)
-_POSITIVE = _Kind("a number above 0, to 2**31", lambda value: _is_number(value) and value > 0)
-_TEXT = _Kind("a text", lambda value: isinstance(value, str))
+_INTEGER = Kind("an integer", lambda value: type(value) is int)
+_NUMBER = Kind("a number from 0 to 2**31", _is_number)
+_POSITIVE = Kind("a number above 0, to 2**31", lambda value: _is_number(value) and value > 0)
+TEXT = Kind("a text", lambda value: isinstance(value, str))
 _TEXTS = _list_of("texts", lambda value: isinstance(value, str))
 _INTEGERS = _list_of("integers", lambda value: isinstance(value, int))
-_OBJECT = _Kind("an object", lambda value: isinstance(value, dict))
-_TRUTH = _Kind("true or false", lambda value: isinstance(value, bool))
-_CLASSES = _Kind("a list of names of classes", lambda value: _TEXTS.holds(value) and all(value))
+OBJECT = Kind("an object", lambda value: isinstance(value, dict))
+TRUTH = Kind("true or false", lambda value: isinstance(value, bool))
+_CLASSES = Kind("a list of names of classes", lambda value: _TEXTS.holds(value) and all(value))
 
 # Objects whose keys are checked like those of the whole: text models, and parts that have settings of their own.
 _INSIDE = (*NESTED, "linear_attn_config", "sparse_attention_config")
 # Objects with settings of a rotation, those for types of layers among them.
 _ROTATIONS = ("rope_parameters", "rope_scaling", "full_attention", "sliding_attention")
-KINDS: Mapping[str, _Kind] = {
-    **dict.fromkeys((*_INSIDE, *_ROTATIONS, "vision_config", "audio_config", "label2id"), _OBJECT),
+KINDS: Mapping[str, Kind] = {
+    **dict.fromkeys((*_INSIDE, *_ROTATIONS, "vision_config", "audio_config", "label2id"), OBJECT),
     **dict.fromkeys(("num_hidden_layers", "num_kv_shared_layers", "num_labels"), _COUNT),
     **dict.fromkeys(("hidden_size", "head_dim", "n_group", "num_local_experts", "attn_layer_offset"), _SIZE),
     "max_window_layers": _SIZE,
@@ -74,38 +78,38 @@ KINDS: Mapping[str, _Kind] = {
     **dict.fromkeys(("global_head_dim", "num_global_key_value_heads", "num_kv_heads"), _SIZE),
     **dict.fromkeys(("clip_qkv", "final_logit_softcapping"), _NUMBER),
     "sliding_window": _INTEGER,
-    "tie_word_embeddings": _TRUTH,
+    "tie_word_embeddings": TRUTH,
     "architectures": _CLASSES,
     **dict.fromkeys(
-        ("model_type", "topk_method", "scoring_func", "classifier_pooling", "hybrid_override_pattern"), _TEXT
+        ("model_type", "topk_method", "scoring_func", "classifier_pooling", "hybrid_override_pattern"), TEXT
     ),
     **dict.fromkeys(("layer_types", "layers_block_type", "mlp_layer_types", "indexer_types"), _TEXTS),
     "mtp_layer_types": _TEXTS,
     "mtp_sliding_windows": _list_of("integers or nulls", lambda value: value is None or type(value) is int),
-    "index_topk_pattern": _Kind("a text, or a list of texts", lambda value: _TEXT.holds(value) or _TEXTS.holds(value)),
+    "index_topk_pattern": Kind("a text, or a list of texts", lambda value: TEXT.holds(value) or _TEXTS.holds(value)),
     **dict.fromkeys(("attn_layer_indices", "full_attn_idxs", "no_rope_layers"), _INTEGERS),
     **dict.fromkeys(("full_attn_layers", "kda_layers"), _INTEGERS),
-    **dict.fromkeys(("intermediate_size", "num_key_value_heads"), _Kind("an integer, or a list of them", _is_sizes)),
-    "per_layer_config": _Kind(
-        "an object of objects", lambda value: isinstance(value, dict) and all(map(_OBJECT.holds, value.values()))
+    **dict.fromkeys(("intermediate_size", "num_key_value_heads"), Kind("an integer, or a list of them", _is_sizes)),
+    "per_layer_config": Kind(
+        "an object of objects", lambda value: isinstance(value, dict) and all(map(OBJECT.holds, value.values()))
     ),
-    "id2label": _Kind("an object of texts by number", _is_labels),
+    "id2label": Kind("an object of texts by number", _is_labels),
 }
 
 
 # Settings of rotations, and what they must be. Their ranges are checked where they are read (rope_settings.py).
-_FINITE = _Kind("a number", lambda value: type(value) in (int, float))
-_ROPE: Mapping[str, _Kind] = {
+_FINITE = Kind("a number", lambda value: type(value) in (int, float))
+_ROPE: Mapping[str, Kind] = {
     **dict.fromkeys(("factor", "original_max_position_embeddings", "alpha", "beta_fast", "beta_slow"), _FINITE),
     **dict.fromkeys(("low_freq_factor", "high_freq_factor", "attention_factor", "attn_factor"), _FINITE),
     **dict.fromkeys(("mscale", "mscale_all_dim", "llama_4_scaling_beta", "extrapolation_factor"), _FINITE),
     **dict.fromkeys(("short_mscale", "long_mscale", "partial_rotary_factor"), _FINITE),
-    "rope_theta": _Kind("a number above 0", lambda value: _FINITE.holds(value) and value > 0),
-    **dict.fromkeys(("rope_type", "type"), _TEXT),
+    "rope_theta": Kind("a number above 0", lambda value: _FINITE.holds(value) and value > 0),
+    **dict.fromkeys(("rope_type", "type"), TEXT),
     **dict.fromkeys(("short_factor", "long_factor"), _list_of("numbers", _FINITE.holds)),
     "mrope_section": _INTEGERS,
-    **dict.fromkeys(("truncate", "mrope_interleaved"), _TRUTH),
-    **dict.fromkeys(("full_attention", "sliding_attention"), _OBJECT),
+    **dict.fromkeys(("truncate", "mrope_interleaved"), TRUTH),
+    **dict.fromkeys(("full_attention", "sliding_attention"), OBJECT),
 }
 
 # Keys that may be missing, for which a class has a number then, which a null takes away.
@@ -124,7 +128,7 @@ def check_kinds(values: Mapping[str, Any]) -> None:
     _check(values, KINDS, "")
 
 
-def _check(values: Mapping[str, Any], kinds: Mapping[str, _Kind], inside: str) -> None:
+def _check(values: Mapping[str, Any], kinds: Mapping[str, Kind], inside: str) -> None:
     for key, value in values.items():
         if key in _OWN:
             raise CheckpointError(
@@ -135,22 +139,21 @@ def _check(values: Mapping[str, Any], kinds: Mapping[str, _Kind], inside: str) -
             )
         kind = kinds.get(key)
         if kind is not None and (value is not None or key in _NEVER_NULL) and not kind.holds(value):
-            raise CheckpointError(
-                "wrong kind of value", field=f"config.json: {inside}{key}", expected=kind.words, got=repr(value)[:80]
-            )
+            raise kind.wrong(value, field=f"config.json: {inside}{key}")
         if isinstance(value, dict) and key in _INSIDE:
             _check(value, KINDS, inside)
         elif isinstance(value, dict) and key in _ROTATIONS:
             _check(value, _ROPE, f"{key}.")
 
 
+_NUMBERS = Kind("a number", lambda value: isinstance(value, int | float | list) and not isinstance(value, bool))
 # What a value must be where Transformers has one of this type for models that do not say. "auto" stands for a number.
-_OF_DEFAULTS: Mapping[type, _Kind] = {
-    bool: _TRUTH,
-    int: _Kind("a number", lambda value: isinstance(value, int | float | list) and not isinstance(value, bool)),
-    float: _Kind("a number", lambda value: isinstance(value, int | float | list) and not isinstance(value, bool)),
-    str: _TEXT,
-    list: _Kind("a list", lambda value: isinstance(value, list)),
+_OF_DEFAULTS: Mapping[type, Kind] = {
+    bool: TRUTH,
+    int: _NUMBERS,
+    float: _NUMBERS,
+    str: TEXT,
+    list: Kind("a list", lambda value: isinstance(value, list)),
 }
 
 
@@ -167,6 +170,4 @@ def check_like(values: Mapping[str, Any], defaults: Mapping[str, Any], left: Col
         value, kind = values.get(key), _OF_DEFAULTS.get(type(default))
         if value is None or kind is None or default == "auto" or key in left or key in _EITHER or kind.holds(value):
             continue
-        raise CheckpointError(
-            "wrong kind of value", field=f"config.json: {key}", expected=kind.words, got=repr(value)[:80]
-        )
+        raise kind.wrong(value, field=f"config.json: {key}")

@@ -6,18 +6,11 @@ refuse it, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from gguflike.errors import CheckpointError
-
-
-class _Kind(NamedTuple):
-    """What a value is: in words, and whether one is it."""
-
-    words: str
-    holds: Callable[[Any], bool]
+from gguflike.families.kinds import OBJECT, TEXT, TRUTH, Kind
 
 
 def _is_token(value: Any) -> bool:
@@ -29,36 +22,33 @@ def _are_tokens(value: Any) -> bool:
     return isinstance(value, list | dict) and all(map(_is_token, items))
 
 
-_TEXT = _Kind("a text", lambda value: isinstance(value, str))
-_TRUTH = _Kind("true or false", lambda value: isinstance(value, bool))
-_OBJECT = _Kind("an object", lambda value: isinstance(value, dict))
-_ID = _Kind("a whole number that is not negative", lambda value: type(value) is int and value >= 0)
-_TOKEN = _Kind("a text, or an object with a text as content", _is_token)
-_TOKENS = _Kind("a list of tokens, or an object of them", _are_tokens)
+_ID = Kind("a whole number that is not negative", lambda value: type(value) is int and value >= 0)
+_TOKEN = Kind("a text, or an object with a text as content", _is_token)
+_TOKENS = Kind("a list of tokens, or an object of them", _are_tokens)
 
 #: Of tokenizer.json, at its top and of its model.
-_DOCUMENT: Mapping[str, _Kind] = {
-    **dict.fromkeys(("truncation", "padding"), _OBJECT),
-    "added_tokens": _Kind("a list", lambda value: isinstance(value, list)),
+_DOCUMENT: Mapping[str, Kind] = {
+    **dict.fromkeys(("truncation", "padding"), OBJECT),
+    "added_tokens": Kind("a list", lambda value: isinstance(value, list)),
 }
-_MODEL: Mapping[str, _Kind] = {
-    **dict.fromkeys(("unk_token", "continuing_subword_prefix", "end_of_word_suffix"), _TEXT),
-    **dict.fromkeys(("byte_fallback", "fuse_unk", "ignore_merges"), _TRUTH),
+_MODEL: Mapping[str, Kind] = {
+    **dict.fromkeys(("unk_token", "continuing_subword_prefix", "end_of_word_suffix"), TEXT),
+    **dict.fromkeys(("byte_fallback", "fuse_unk", "ignore_merges"), TRUTH),
     **dict.fromkeys(("unk_id", "max_input_chars_per_word"), _ID),
-    "dropout": _Kind("a number from 0 to 1", lambda value: type(value) in (int, float) and 0 <= value <= 1),
-    "merges": _Kind("a list", lambda value: isinstance(value, list)),
+    "dropout": Kind("a number from 0 to 1", lambda value: type(value) in (int, float) and 0 <= value <= 1),
+    "merges": Kind("a list", lambda value: isinstance(value, list)),
 }
 _FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 #: Of a token among those that are found before all others.
-_ADDED: Mapping[str, _Kind] = {"id": _ID, **dict.fromkeys(_FLAGS, _TRUTH)}
+_ADDED: Mapping[str, Kind] = {"id": _ID, **dict.fromkeys(_FLAGS, TRUTH)}
 #: Of tokenizer_config.json and special_tokens_map.json.
-_CONFIG: Mapping[str, _Kind] = {
+_CONFIG: Mapping[str, Kind] = {
     **{f"{role}_token": _TOKEN for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")},
-    **{f"add_{role}_token": _TRUTH for role in ("bos", "eos")},
+    **{f"add_{role}_token": TRUTH for role in ("bos", "eos")},
     **dict.fromkeys(("additional_special_tokens", "extra_special_tokens"), _TOKENS),
-    **dict.fromkeys(("add_prefix_space", "legacy"), _TRUTH),
-    "added_tokens_decoder": _OBJECT,
-    "tokenizer_class": _TEXT,
+    **dict.fromkeys(("add_prefix_space", "legacy"), TRUTH),
+    "added_tokens_decoder": OBJECT,
+    "tokenizer_class": TEXT,
 }
 
 
@@ -79,11 +69,8 @@ def check_added(token: Mapping[str, Any], path: Path, field: str) -> None:
     _check(token, _ADDED, path, f"{field}.")
 
 
-def _check(values: Mapping[str, Any], kinds: Mapping[str, _Kind], path: Path, inside: str) -> None:
+def _check(values: Mapping[str, Any], kinds: Mapping[str, Kind], path: Path, inside: str) -> None:
     for key, kind in kinds.items():
         value = values.get(key)
-        if value is None or kind.holds(value):
-            continue
-        raise CheckpointError(
-            "wrong kind of value", path=path, field=f"{inside}{key}", expected=kind.words, got=repr(value)[:80]
-        )
+        if value is not None and not kind.holds(value):
+            raise kind.wrong(value, path=path, field=f"{inside}{key}")

@@ -9,13 +9,14 @@ from gguflike.checkpoint.tokenizer import processors
 from gguflike.checkpoint.tokenizer.files import TokenizerFiles
 from gguflike.checkpoint.tokenizer.losses import Losses, listed
 from gguflike.checkpoint.vocabulary import ADD_BOS, ADD_EOS, ADD_SEP, SPECIAL_KEYS, ends_by_text
-from gguflike.errors import CheckpointError
+from gguflike.families.kinds import Kind
 
 #: Texts of tokens that end a turn, in the order in which one is chosen as ``eot``.
 _TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>")
 _MESSAGE_END = "<|eom_id|>"
 
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "mask")
+_IDS = Kind("a whole number, or a list of them", lambda value: all(type(index) is int for index in _as_list(value)))
 
 #: What encoders call the tokens that begin and end a text.
 _ENCODERS_WORDS = {"bos": "cls", "eos": "sep"}
@@ -147,14 +148,12 @@ def _stated(places: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, list[t
     for role, stated in found.items():
         for name, mapping in places:
             value = mapping.get(f"{role}_token_id")
-            listed_ = value if isinstance(value, list) else [] if value is None else [value]
-            if not all(type(index) is int for index in listed_):
-                raise CheckpointError(
-                    "wrong kind of value",
-                    field=f"{name}: {role}_token_id",
-                    expected="a whole number, or a list of them",
-                    got=repr(value)[:80],
-                    remedy="write the token's id, or null for none",
-                )
-            stated += [(name, index) for index in listed_]
+            if not _IDS.holds(value):
+                field, remedy = f"{name}: {role}_token_id", "write the token's id, or null for none"
+                raise _IDS.wrong(value, field=field, remedy=remedy)
+            stated += [(name, index) for index in _as_list(value)]
     return found
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]

@@ -133,6 +133,11 @@ class Graph:
         return (mixer for mixer in self.mixers() if isinstance(mixer, Attention))
 
     @property
+    def shared_layers(self) -> frozenset[int]:
+        """The layers whose keys and values others read (``Attention.kv_layer``)."""
+        return frozenset(mixer.kv_layer for mixer in self.attentions() if mixer.kv_layer is not None)
+
+    @property
     def reach(self) -> int:
         """Positions up to which ops compute what all parts say (``Attention.reach``); 0: any number."""
         return min((reach for mixer in self.mixers() if (reach := getattr(mixer, "reach", 0))), default=0)

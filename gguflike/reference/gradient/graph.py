@@ -52,8 +52,7 @@ class Blocks:
 
     def __init__(self, graph: Graph, length: int) -> None:
         self._graph, self._length = graph, length
-        layers = (getattr(mixer, "kv_layer", None) for mixer in graph.mixers())
-        self._read = {layer for layer in layers if layer is not None}
+        self._read = graph.shared_layers
 
     def start(self, weights: Named, ids: Sequence[int]) -> State:
         """What the first block is given. ``weights`` are by GGUF name."""
