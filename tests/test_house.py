@@ -30,7 +30,7 @@ BELOW = {
     "texts": set(),
     "kernels": {"progress", "errors", "blocks"},
     "tensor": {"errors", "blocks", "kernels"},
-    "container": {"errors", "foreign", "texts", "blocks", "tensor"},
+    "container": {"amounts", "errors", "foreign", "texts", "blocks", "tensor"},
     "families": {"errors"},
     "reference": {"families"},
     "calibrate": {"progress", "errors", "foreign", "blocks", "kernels", "tensor", "families", "reference"},

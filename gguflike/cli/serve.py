@@ -7,6 +7,7 @@ import gc
 import re
 from typing import TYPE_CHECKING
 
+from gguflike.amounts import bytes_of
 from gguflike.cli.arguments import SHOWN, count, number, positive
 from gguflike.cli.config import model_named, usual_model
 from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, model_given, sampling_of
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 #: Python's own thresholds of its garbage collector, for what lasts longer than what `cli.script` sets others for:
 #: asyncio's connections alone leave some garbage, each of them.
 GARBAGE = (700, 10, 10)
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,7 +157,7 @@ def _quiet(line: str) -> None:
 
 def size(text: str) -> int:
     """Bytes: 8G are 8,000,000,000, 8Gi are 8 times 1024 three times."""
-    found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([kmgt]?i?)b?", text.strip().lower())
-    if found is None or found[2] not in _UNITS:
+    count = bytes_of(text)
+    if count is None:
         raise argparse.ArgumentTypeError(f"not a size: {text[:SHOWN]!r}; such as 8G or 512Mi")
-    return int(float(found[1]) * _UNITS[found[2]])
+    return count

@@ -7,12 +7,12 @@ are in all (``split.tensors.count``). shards.py reads what is written so.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from gguflike.amounts import bytes_of
 from gguflike.container.layout import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, TensorSpec, align_up
 from gguflike.container.plan import FilePlan, plan
 from gguflike.container.shards import COUNT_KEY, MAX_SHARDS, NUMBER_KEY, PREFIX, TENSORS_KEY
@@ -22,7 +22,6 @@ from gguflike.errors import ArgumentError, check_integer
 StrPath = str | os.PathLike[str]
 
 EXTENSION = ".gguf"
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}  # llama.cpp counts in thousands
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,12 @@ def split_of(max_size: int | str | None, max_tensors: int | None, metadata_first
 
 
 def _bytes(size: int | str) -> int:
-    match = re.fullmatch(r"(\d{1,15})([KMG]?)", str(size).strip().upper())
-    count = int(match[1]) * _UNITS[match[2]] if match else 0
-    if not count or isinstance(size, bool | float):
+    count = None if isinstance(size, bool | float) else bytes_of(str(size))  # K, M, G are thousands, as in llama.cpp
+    if not count:
         raise ArgumentError(
             "not a size",
             field="split_max_size",
-            expected="a number of bytes, or of K, M or G (thousands, millions, billions), such as 4G",
+            expected="bytes, or such as 4G or 500MB",
             got=repr(size),
         )
     return count

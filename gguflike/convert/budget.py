@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from gguflike.amounts import bytes_of
 from gguflike.blocks import BlockFormat
 from gguflike.convert.mixes import Recipe
 from gguflike.convert.recipe import RECIPES
@@ -13,7 +13,6 @@ from gguflike.convert.selection import Selection
 from gguflike.errors import ArgumentError, as_integer, check_integer, check_number, check_text
 from gguflike.families.parts import Graph
 
-_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(?:([KMGT])(i?)B?|B)?", re.IGNORECASE)
 CONTEXT = 4096  # tokens that memory is kept for, where nothing else is said
 
 Beside = Callable[[Graph, int], int]
@@ -97,11 +96,10 @@ def _bytes(field: str, given: int | str) -> tuple[int, str]:
     text = str(given) if as_integer(given) is not None else given
     check_text(field, text)
     label = str(text).strip()
-    found = _SIZE.fullmatch(label)
-    if found is None:
+    count = bytes_of(label)
+    if count is None:
         raise ArgumentError("not a size", field=field, expected="bytes, or such as 4.5GiB or 500MB", got=repr(given))
-    power = "KMGT".index(found[2].upper()) + 1 if found[2] else 0
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** power), label
+    return count, label
 
 
 def check_limit(limit: Limit | None, selection: Selection) -> None:

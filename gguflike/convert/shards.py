@@ -38,8 +38,8 @@ def split(
 ) -> ConversionPlan:
     """Write the GGUF file ``src`` as several, PREFIX-00001-of-00003.gguf and so on; return the plan carried out.
 
-    ``split_max_size`` is the number of bytes of tensors in a file, or text such as "4G" (K, M and G are thousands,
-    millions and billions), and ``split_max_tensors`` their number, 128 where neither is given.
+    ``split_max_size`` is the number of bytes of tensors in a file, or text such as "4G" (thousands of thousands
+    of thousands; "4GiB" are of 1,024), and ``split_max_tensors`` their number, 128 where neither is given.
     ``no_tensor_first_split`` puts nothing but metadata into the first file. A model that is split already is split
     anew.
 
