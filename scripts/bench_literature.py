@@ -292,6 +292,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of weights; seconds are of all threads' CPU time")
     parser.add_argument("--types", nargs="+", help="rows of these types only")
     parser.add_argument("--training", action="store_true", help="also rows that train: LSQ, QAT, effort 3")
+    parser.add_argument("--steps", type=int, default=160, help="of LSQ and QAT (effort 3 has its own)")
     parser.add_argument("--observers", nargs="+", default=list(ranges.OBSERVERS), help="of static activations")
     parser.add_argument("--keep", help="JSON lines of rows: those that are there are not measured again")
     parser.add_argument("--without-data", action="store_true", help="only rows that need no calibration")

@@ -18,7 +18,7 @@ import gguflike
 from gguflike.convert import convert
 from gguflike.evaluate.evaluation import HeldOut, evaluate_all
 
-STEPS, SEQUENCES = 160, 8  # of training in torch: as many as `gguflike tune` takes
+SEQUENCES = 8  # of a step of training in torch: as many as `gguflike tune` takes
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,7 @@ def make(row: Row, args: argparse.Namespace, out: Path, place: Path) -> None:
             text=texts,
             held_out=[held],
             moves=row.moves,
+            steps=args.steps,
             overwrite=True,
             threads=args.threads,
         )
@@ -191,9 +192,9 @@ def train_in_torch(args: argparse.Namespace, name: str, out: Path, place: Path) 
             {"params": [p for n, p in model.named_parameters() if not n.endswith("original")], "lr": 1e-3},
         ]
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.steps)
     order = torch.randperm(len(sequences))
-    for step in range(STEPS):
+    for step in range(args.steps):
         batch = sequences[order[torch.arange(step * SEQUENCES, (step + 1) * SEQUENCES) % len(order)]]
         with torch.no_grad():
             wanted = torch.log_softmax(teacher(batch).logits, dim=-1)
