@@ -1,4 +1,4 @@
-"""Loss-aware Hessians against their definition, computed from the gradients of all weights of each sequence."""
+"""Loss-aware Hessians against their definition, computed in float64 from the gradients of each token."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import pytest
 
 from gguflike import reference
 from gguflike.calibrate.fisher import Sensitivity, at_once, fisher, sampled, token_weights
+from gguflike.calibrate.fisher import gradients as bytes_of_gradients
 from gguflike.calibrate.sensitivities import measure
 from gguflike.calibrate.statistics import StackStatistics, Statistics
 from gguflike.calibrate.stream import stream
 from gguflike.calibrate.sums import Hessians
 from gguflike.calibrate.tables import Table
 from gguflike.errors import ArgumentError, OutputError, QuantizationError
-from gguflike.families.parts import Graph
-from gguflike.reference.gradient.graph import gradients
+from gguflike.families.parts import Block, Branch, FeedForward, Graph
+from gguflike.reference.gradient import Product
+from gguflike.reference.gradient.graph import Blocks, State, by_layer, gradients
 from tests import by_hand, test_attention, test_parts
 from tests.test_calibrate_stream import DENSE, EXPERTS, TEXTS, weights_of
 
@@ -38,8 +40,27 @@ def found_of(graph: Graph, folder: Path, **settings: Any) -> dict[str, tuple[lis
     return found
 
 
+def products_of(graph: Graph, weights: dict[str, np.ndarray], ids: list[int], by_logits: np.ndarray) -> list[Product]:
+    """Those with all matrices of the blocks, by full names, with a tape for a whole block."""
+    blocks, layers = Blocks(graph, len(ids)), by_layer(graph, weights)
+    matrices = [(layer, name) for name, layer, t in graph.tensors() if t.used and layer is not None and t.is_matrix]
+    states, seen = [blocks.start(weights, ids)], list[Product]()
+    for layer, here in enumerate(layers):
+        states.append(blocks.run(layer, here, states[-1]))
+    _, by_x, _ = blocks.ends(weights, states.pop().x, lambda _: (0.0, by_logits))
+    gradient = State(by_x, {}, {})
+    for layer in reversed(range(len(layers))):
+        names = {name.split(".", 2)[2]: name for at, name in matrices if at == layer}
+
+        def keep(product: Product, names: dict[str, str] = names) -> None:
+            seen.append(product._replace(name=names[product.name]))
+
+        gradient = blocks.back(layer, layers[layer], states.pop(), gradient, watched=names, watch=keep).state
+    return seen
+
+
 @pytest.mark.parametrize("graph", [DENSE, EXPERTS, SHARED, INPUTS], ids=["dense", "experts", "shared keys", "inputs"])
-def test_factors_are_sums_over_sequences(graph: Graph, tmp_path: Path) -> None:
+def test_factors_are_sums_over_tokens(graph: Graph, tmp_path: Path) -> None:
     found = found_of(graph, tmp_path, threads=2)
     weights = weights_of(graph)
     matrices = [name for name, layer, t in graph.tensors() if t.used and layer is not None and len(t.shape) > 1]
@@ -49,9 +70,11 @@ def test_factors_are_sums_over_sequences(graph: Graph, tmp_path: Path) -> None:
     for i, ids in enumerate(TEXTS):
         labels = np.random.default_rng([0, i])  # float32 logits decide the labels, as in the walk
         _, by_logits = sampled(reference.logits(graph, weights, ids), labels)
-        _, by_weights = gradients(graph, exact, ids, lambda _, by=by_logits: (0.0, by), matrices)
-        for name, each in by_weights.items():
-            total[name] += each @ each.swapaxes(-1, -2)
+        for product in products_of(graph, exact, ids, by_logits):
+            of = total[product.name] if product.member is None else total[product.name][product.member]
+            for g in product.gradient:
+                if g.any():
+                    of += np.outer(g, g) / np.sqrt(np.mean(g**2))
     for name, want in total.items():
         outputs, _, reached = found[name]
         if len(outputs) == 1:
@@ -97,20 +120,11 @@ def test_the_same_bits_at_any_number_of_threads(tmp_path: Path) -> None:
 
 def test_the_same_bits_however_many_gradients_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = found_of(EXPERTS, tmp_path, threads=2)
-    held, made = [], []
-
-    class Seen(module._Seen):  # type: ignore[name-defined, misc]
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
-            made.append(self)
-
-    monkeypatch.setattr(module, "_Seen", Seen)
-    monkeypatch.setattr(module, "at_once", lambda shapes: held.append(at_once(shapes)) or held[-1])
+    held = []
+    monkeypatch.setattr(module, "at_once", lambda *of: held.append(at_once(*of)) or held[-1])
     monkeypatch.setattr(module, "GRADIENTS", 1)
     one = found_of(EXPERTS, tmp_path, threads=2)
     assert set(held) == {1}
-    assert len(made) == len(TEXTS) * len(EXPERTS.blocks)
-    assert not any(each.gradients for each in made)  # which are added up as they come
     for name, (outputs, tokens, reached) in many.items():
         for want, got in zip((*outputs, tokens, reached), (*one[name][0], *one[name][1:]), strict=True):
             assert np.array_equal(want, got)
@@ -131,9 +145,18 @@ def test_logits_of_a_large_vocabulary_come_in_parts(tmp_path: Path, monkeypatch:
 
 
 def test_gradients_are_held_of_fewer_sequences_where_they_are_larger() -> None:
-    assert at_once([(768, 768), (2048, 768)]) == 8
-    assert at_once([(1024, 4096), (4096, 4096)]) == 3  # of 80 MiB in 256
-    assert at_once([(14336, 4096), (14336, 4096), (4096, 14336)]) == 1
+    def block(width: int, hidden: int) -> Block:
+        return (Branch(None, FeedForward(width, hidden)),)
+
+    assert at_once(512, block(768, 2048)) == 8
+    assert at_once(512, block(4096, 14336)) == 3  # of 64 MiB in 192
+    assert at_once(8192, block(4096, 14336)) == 1
+
+
+def test_gradients_of_a_stack_are_of_the_experts_of_a_token() -> None:
+    (block,) = EXPERTS.blocks
+    seen = products_of(EXPERTS, weights_of(EXPERTS), TEXTS[0], np.ones((len(TEXTS[0]), EXPERTS.embedding.n_vocab)))
+    assert bytes_of_gradients(len(TEXTS[0]), block) == sum(4 * each.gradient.size for each in seen)
 
 
 def test_what_no_token_reaches_has_the_identity() -> None:

@@ -90,15 +90,6 @@ def test_parts_by_themselves_have_the_same_gradients(
         np.testing.assert_allclose(found[key], value, rtol=1e-9, atol=1e-11 * np.abs(value).max())
 
 
-def test_the_last_product_with_a_matrix_is_told() -> None:
-    seen: list[Product] = []
-    tape = Tape(seen.append)
-    x = tape.leaf(np.ones((2, 3)))
-    twice, once = tape.matrix("twice", np.ones((3, 3))), tape.matrix("once", np.ones((3, 3)))
-    tape.backward([((x @ twice.T) @ once.T @ twice.T, np.ones((2, 3)))])
-    assert [(each.name, each.last) for each in seen] == [("twice", False), ("once", True), ("twice", True)]
-
-
 def test_a_watch_sees_each_product_with_its_gradient(tmp_path: Path) -> None:
     """Inputs and gradients of the products make up the gradients of the matrices, of experts each its own."""
     part = test_experts.PARTS["plain"]

@@ -3,20 +3,21 @@ backward pass.
 
 The second derivative of the divergence from the float model is the Fisher information, E[g g^T] over labels that are
 sampled from the model itself. For a matrix it is a matrix over pairs of weights, taken as a Kronecker product of two
-factors (YAQA, arXiv 2505.22988): H_I over columns, for which the Gram matrix of the inputs stands, and H_O over rows,
-which is made here: the sum over sequences of G G^T with G = sum_t g_t x_t^T (their sketch B). How much a token counts
-in the Gram matrix is s_t, the mean of g_t**2 over the outputs (GuidedQuant, arXiv 2505.07004).
+factors, as if tokens were independent (K-FAC, arXiv 1503.05671): H_I over columns, for which the Gram matrix of the
+inputs stands, and H_O over rows, which is made here of the gradients g_t by outputs. A few tokens, the first of a text
+among them, have gradients that are hundreds of times as long as those of others. So that neither factor is made of
+these alone, s_t, the mean of g_t**2 over the outputs, is divided among both: tokens count as s_t**.5 in the Gram matrix
+(s_t itself is GuidedQuant, arXiv 2505.07004), and H_O is the sum of g_t g_t^T / s_t**.5.
 
 Sequences go through the model block by block, first to the end and then back; hidden states and their gradients are on
-disk, and there are in memory one block's weights, the factors of its matrices, the gradients by these of a few
-sequences (where they are large, by one matrix, of the one sequence that is at it) and what sequences compute of a part.
+disk, and there are in memory one block's weights, the factors of its matrices, the gradients by outputs of a few
+sequences and what sequences compute of a part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from gguflike.calibrate.sums import Each, add_gram, mirror
 from gguflike.calibrate.tables import Table, TableSums, by_rows, is_told, variances
 from gguflike.calibrate.walk import Lazy
 from gguflike.errors import ArgumentError, QuantizationError
-from gguflike.families.parts import Graph, Head
+from gguflike.families.parts import Block, Graph, Head
 from gguflike.progress import Progress
 from gguflike.reference.formulas import normalize
 from gguflike.reference.gradient import Product
@@ -41,8 +42,8 @@ Floats = npt.NDArray[np.float32]
 
 AT_ONCE = 8
 """Sequences whose results are held at most before they are added up."""
-GRADIENTS = 1 << 28
-"""Bytes of gradients by the matrices of a block that are held so; those of one sequence, where they are more."""
+GRADIENTS = 192 << 20
+"""Bytes of gradients by the outputs of a block's matrices that are held so; of one sequence, where they are more."""
 LOGITS = 1 << 27
 """Bytes of logits that are computed together, on each thread."""
 ROWS = 64
@@ -50,7 +51,7 @@ ROWS = 64
 _PREDICTED = "predicted"
 """What the logits say of the tables is called so, until the gradients by the embedding are there."""
 DAMPING = 0.05
-"""Share of its mean diagonal that is added to H_O's diagonal before rounding: it is a sum over few sequences."""
+"""Share of its mean diagonal that is added to H_O's diagonal before rounding: it is a sum over few tokens."""
 
 
 class Sensitivity:
@@ -280,22 +281,17 @@ class _Walk:
         weights, shapes = self.weights(layer), self.matrices.get(layer, {})
         sums = {role: _Sum(self.place, role, shape) for role, shape in shapes.items()}
 
-        def run(i: int, found: Callable[[str, int | None, Array], None] | None = None) -> _Seen:
-            seen = _Seen(len(self.sequences[i]), found)
+        def run(i: int) -> _Seen:
+            seen = _Seen(len(self.sequences[i]))
             state, gradient = self.place.load(layer, i), self.place.load_gradient(layer + 1, i)
             by_state, _ = self.blocks[i].back(layer, weights, state, gradient, watched=sums, watch=seen, apart=True)
             self.place.save_gradient(layer, i, by_state)
             return seen
 
-        def grow(role: str, member: int | None, gradient: Array) -> None:
-            sums[role].grow(member, gradient, self.pool.map)
-
-        size = at_once(shapes.values())
-        for lot in self.lots(size):
-            # One alone is run here, so that the pool can add up what it finds; of several, all of them first.
-            for seen in [run(lot[0], grow)] if size == 1 else list(self.pool.map(run, lot)):
-                for (role, member), by_weights in seen.gradients.items():
-                    grow(role, member, by_weights)
+        for lot in self.lots(at_once(max(map(len, self.sequences)), self.graph.blocks[layer])):
+            for seen in list(self.pool.map(run, lot)):  # all of them, so that the pool can add up what they find
+                for (role, member), found_of in seen.gradients.items():
+                    sums[role].grow(member, found_of, self.pool.map)
                 for role, each in sums.items():
                     each.count(seen, role)
         weights.clear()  # which nobody needs any more, while factors are as large again
@@ -305,10 +301,19 @@ class _Walk:
                 found(self.names[layer][role], each.result())
 
 
-def at_once(shapes: Iterable[tuple[int, ...]]) -> int:
-    """Of how many sequences gradients by matrices of such shapes are held before they are added up."""
-    gradients = sum(np.dtype(np.float32).itemsize * prod(shape) for shape in shapes)
-    return min(max(GRADIENTS // max(gradients, 1), 1), AT_ONCE)
+def at_once(longest: int, block: Block) -> int:
+    """Of how many sequences of up to ``longest`` tokens the gradients by outputs of a block's matrices are held."""
+    return min(max(GRADIENTS // max(gradients(longest, block), 1), 1), AT_ONCE)
+
+
+def gradients(tokens: int, block: Block) -> int:
+    """Bytes of the gradients by outputs of a block's matrices: of a stack, of those that a token comes to."""
+    outputs = 0
+    for step in block:
+        used = max((getattr(mixer, "used", 1) for mixer in step.mixers()), default=1)
+        shapes = (tensor.shape for tensor in step.tensors() if tensor.is_matrix)
+        outputs += sum(shape[-2] * (used if len(shape) == 3 else 1) for shape in shapes)
+    return np.dtype(np.float32).itemsize * tokens * outputs
 
 
 def logit_rows(vocabulary: int) -> int:
@@ -317,12 +322,12 @@ def logit_rows(vocabulary: int) -> int:
 
 
 class _Seen:
-    """What the products of one sequence of ``length`` tokens come to: by matrix, G, and by role, s_t. With a ``found``,
-    this is told of each G when it is whole, which is then not held."""
+    """What the products of one sequence of ``length`` tokens come to: by matrix, the gradients by its outputs, each
+    divided by s_t**.25, and by role, s_t."""
 
-    def __init__(self, length: int, found: Callable[[str, int | None, Array], None] | None = None) -> None:
-        self._length, self._found = length, found
-        self.gradients: dict[tuple[str, int | None], Array] = {}
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self.gradients: dict[tuple[str, int | None], list[Array]] = {}
         self.tokens: dict[str, Floats] = {}
         self.reached: dict[tuple[str, int | None], int] = {}
 
@@ -334,14 +339,12 @@ class _Seen:
                 tensor=product.name,
                 remedy="check the weights of this layer and of those behind it, or leave the text out",
             )
-        by_weights = gradient.T @ product.inputs
-        self.gradients[key] = self.gradients[key] + by_weights if key in self.gradients else by_weights
+        squares = np.mean(np.square(gradient), axis=1)
+        scale = np.where(squares > 0, squares, 1)[:, None] ** -0.25
+        self.gradients.setdefault(key, []).append(gradient * scale)
         self.reached[key] = self.reached.get(key, 0) + len(gradient)
         tokens = self.tokens.setdefault(product.name, np.zeros(self._length, np.float32))
-        squares = np.mean(np.square(gradient), axis=1)
         tokens[slice(None) if product.rows is None else product.rows] += squares
-        if product.last and self._found is not None:
-            self._found(*key, self.gradients.pop(key))
 
 
 class _Sum:
@@ -354,9 +357,10 @@ class _Sum:
         self._reached = np.zeros(count, np.int64)
         self.seen = False
 
-    def grow(self, member: int | None, gradient: Array, each: Each) -> None:
+    def grow(self, member: int | None, gradients: Iterable[Array], each: Each) -> None:
         """Add what a sequence comes to for one matrix."""
-        add_gram(gradient.T, self._factors[member or 0], each)
+        for gradient in gradients:
+            add_gram(gradient, self._factors[member or 0], each)
         self.seen = True
 
     def count(self, seen: _Seen, role: str) -> None:

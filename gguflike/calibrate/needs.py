@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from math import prod
 
 from gguflike.calibrate import store
-from gguflike.calibrate.fisher import at_once, logit_rows
+from gguflike.calibrate.fisher import at_once, gradients, logit_rows
 from gguflike.calibrate.passes import SLAB
 from gguflike.calibrate.rounding import ROUNDED
 from gguflike.calibrate.sums import Collecting
@@ -116,18 +116,16 @@ def choosing(graph: Graph, longest: int, collecting: Collecting, threads: int, l
 
 def learning(graph: Graph, longest: int, threads: int) -> int:
     """Bytes of a backward pass at the largest block of a model, beside `BASE`: the float weights, H_O of plain
-    matrices, the gradients that are held (by one matrix, where they are large), and what sequences of up to ``longest``
-    tokens compute and keep of a part, on as many of ``threads`` as gradients are held of sequences; or before, as they
-    run forward on all; or, behind it, H_O and the one that is told; or behind the last block the output matrix and, on
-    each thread, logits and what they become."""
+    matrices, the gradients that are held, and what sequences of up to ``longest`` tokens compute and keep of a part, on
+    as many of ``threads`` as gradients are held of sequences; or before, as they run forward on all; or, behind it, H_O
+    and the one that is told; or behind the last block the output matrix and, on each thread, logits and what they
+    become."""
     row, most = FLOAT32 * longest * _widest(graph), 0
     for block in graph.blocks:
         matrices = list(_of_block(block))
         plain = sum(_output(tensor) for tensor in matrices if len(tensor.shape) == 2)
-        held = at_once([tensor.shape for tensor in matrices])
-        largest = FLOAT32 * max((prod(tensor.shape[-2:]) for tensor in matrices), default=0)
-        gradients = held * _weights(matrices) if held > 1 else largest
-        backward = plain + gradients + min(held, threads) * KEPT * row
+        held = at_once(longest, block)
+        backward = plain + held * gradients(longest, block) + min(held, threads) * KEPT * row
         telling = plain + max((_output(tensor) for tensor in matrices if len(tensor.shape) == 2), default=0)
         most = max(most, telling, _weights(matrices) + max(backward, threads * ROWS * row))
     head = 0

@@ -26,7 +26,8 @@ Ladders = Mapping[str, Sequence[BlockFormat]]
 SIDE = 512  # of the matrices whose product is measured
 MEASURED = 0.03  # seconds of it: there are clocks that tick every 16 ms
 FORWARD = 1.5  # products with all tokens: of the float model, and by int8 of the quantized one
-BACKWARD = 4.0  # the same where the model runs backward: there, there again, and gradients by inputs and by weights
+BACKWARD = 4.0  # the same where the model is trained: there, there again, and gradients by inputs and by weights
+BY_INPUTS = 3.0  # where it runs backward without the last
 SUMS = 2.0  # for each token, and two columns of a matrix: H, of which a half is computed, and C, by int8
 ELEMENT = 750.0  # for each number that is no product's, from norms to softmax
 CALLS = 9e8  # for each sequence and part of a block, whatever their sizes: Python's part in it
@@ -94,12 +95,12 @@ def walking(run: Run, tensors: Sequence[PlannedTensor], is_loss_aware: bool) -> 
 
 
 def learning(run: Run) -> float:
-    """Operations of the backward pass that finds out what outputs matter: by gradients of the matrices in the blocks,
-    H_O of each sequence; and before, the logits, and the gradients by what they are made of."""
+    """Operations of the backward pass that finds out what outputs matter: H_O of the matrices in the blocks; and
+    before, the logits, and the gradients by what they are made of."""
     total = BACK * run.elements()
     for each in run.matrices():
-        total += BACKWARD * 2 * each.reached * each.rows * each.columns
-        total += 2 * len(run.lengths) * min(each.stacked, run.longest) * each.rows**2 * each.columns
+        total += BY_INPUTS * 2 * each.reached * each.rows * each.columns
+        total += SUMS / 2 * each.reached * each.rows**2
     if isinstance(run.graph.head, Head):
         total += run.tokens * run.graph.head.n_vocab * (2 * 2 * run.graph.head.n_embd + LOGIT)
     return total

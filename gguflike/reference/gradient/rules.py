@@ -136,12 +136,8 @@ def _watched(tape: Tape, a: Any, b: Traced, matrix: Matrix) -> list[tuple[Traced
     inputs, watch = constant(a), tape.watch
     product = Product(matrix.name, inputs, inputs, matrix.member, a.rows if isinstance(a, Traced) else None)
 
-    key = matrix.name, matrix.member
-    tape.products[key] += 1
-
     def tell(gradient: Array) -> Array:
-        tape.products[key] -= 1
-        watch(product._replace(gradient=gradient, last=not tape.products[key]))
+        watch(product._replace(gradient=gradient))
         found: Array = gradient @ b.value.T
         return found
 

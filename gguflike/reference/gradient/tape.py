@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -36,8 +35,7 @@ class Product(NamedTuple):
     """A product ``inputs @ matrix.T`` with a watched matrix, seen on the way back.
 
     ``inputs`` is (tokens, k), ``gradient`` (tokens, n) that of the product. ``member`` says which matrix of a stack it
-    was and ``rows`` which of the caller's tokens came to it (None: a plain matrix, all tokens). ``last``: no other
-    product with this matrix was recorded that is still to come by.
+    was and ``rows`` which of the caller's tokens came to it (None: a plain matrix, all tokens).
     """
 
     name: str
@@ -45,7 +43,6 @@ class Product(NamedTuple):
     gradient: Array
     member: int | None
     rows: Array | None
-    last: bool = True
 
 
 class Gradients:
@@ -131,7 +128,6 @@ class Tape:
 
     def __init__(self, watch: Callable[[Product], None] | None = None) -> None:
         self.watch = watch
-        self.products: Counter[tuple[str, int | None]] = Counter()  # with watched matrices, which watch was not told of
         self._nodes: list[_Node] = []
         self._slots = 0
 
