@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from gguflike import reference
-from gguflike.calibrate.fisher import Sensitivity, at_once, fisher, sampled, token_weights
-from gguflike.calibrate.fisher import gradients as bytes_of_gradients
+from gguflike.calibrate.fisher import Sensitivity, at_once, fisher, gradient_bytes, sampled, token_weights
 from gguflike.calibrate.sensitivities import measure
 from gguflike.calibrate.statistics import StackStatistics, Statistics
 from gguflike.calibrate.stream import stream
@@ -156,7 +155,7 @@ def test_gradients_are_held_of_fewer_sequences_where_they_are_larger() -> None:
 def test_gradients_of_a_stack_are_of_the_experts_of_a_token() -> None:
     (block,) = EXPERTS.blocks
     seen = products_of(EXPERTS, weights_of(EXPERTS), TEXTS[0], np.ones((len(TEXTS[0]), EXPERTS.embedding.n_vocab)))
-    assert bytes_of_gradients(len(TEXTS[0]), block) == sum(4 * each.gradient.size for each in seen)
+    assert gradient_bytes(len(TEXTS[0]), block) == sum(4 * each.gradient.size for each in seen)
 
 
 def test_what_no_token_reaches_has_the_identity() -> None:

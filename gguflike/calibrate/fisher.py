@@ -290,8 +290,8 @@ class _Walk:
 
         for lot in self.lots(at_once(max(map(len, self.sequences)), self.graph.blocks[layer])):
             for seen in list(self.pool.map(run, lot)):  # all of them, so that the pool can add up what they find
-                for (role, member), found_of in seen.gradients.items():
-                    sums[role].grow(member, found_of, self.pool.map)
+                for (role, member), gradients in seen.gradients.items():
+                    sums[role].grow(member, gradients, self.pool.map)
                 for role, each in sums.items():
                     each.count(seen, role)
         weights.clear()  # which nobody needs any more, while factors are as large again
@@ -303,10 +303,10 @@ class _Walk:
 
 def at_once(longest: int, block: Block) -> int:
     """Of how many sequences of up to ``longest`` tokens the gradients by outputs of a block's matrices are held."""
-    return min(max(GRADIENTS // max(gradients(longest, block), 1), 1), AT_ONCE)
+    return min(max(GRADIENTS // max(gradient_bytes(longest, block), 1), 1), AT_ONCE)
 
 
-def gradients(tokens: int, block: Block) -> int:
+def gradient_bytes(tokens: int, block: Block) -> int:
     """Bytes of the gradients by outputs of a block's matrices: of a stack, of those that a token comes to."""
     outputs = 0
     for step in block:

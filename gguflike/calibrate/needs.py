@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from math import prod
 
 from gguflike.calibrate import store
-from gguflike.calibrate.fisher import at_once, gradients, logit_rows
+from gguflike.calibrate.fisher import at_once, gradient_bytes, logit_rows
 from gguflike.calibrate.passes import SLAB
 from gguflike.calibrate.rounding import ROUNDED
 from gguflike.calibrate.sums import Collecting
@@ -125,7 +125,7 @@ def learning(graph: Graph, longest: int, threads: int) -> int:
         matrices = list(_of_block(block))
         plain = sum(_output(tensor) for tensor in matrices if len(tensor.shape) == 2)
         held = at_once(longest, block)
-        backward = plain + held * gradients(longest, block) + min(held, threads) * KEPT * row
+        backward = plain + held * gradient_bytes(longest, block) + min(held, threads) * KEPT * row
         telling = plain + max((_output(tensor) for tensor in matrices if len(tensor.shape) == 2), default=0)
         most = max(most, telling, _weights(matrices) + max(backward, threads * ROWS * row))
     head = 0
