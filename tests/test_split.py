@@ -37,7 +37,12 @@ def fields(path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize(
     ("limits", "counts"),
-    [({"split_max_tensors": 8}, [8, 8, 5]), ({}, [21]), ({"split_max_size": "0.016MB"}, [1, 8, 8, 3, 1])],
+    [
+        ({"split_max_tensors": 8}, [8, 8, 5]),
+        ({}, [21]),
+        ({"split_max_size": "16K"}, [1, 8, 8, 3, 1]),
+        ({"split_max_size": "0.016MB"}, [1, 8, 8, 3, 1]),
+    ],
 )
 def test_files_are_those_of_gguf_split(
     model: Path, tmp_path: Path, first: bool, limits: dict[str, Any], counts: list[int]
