@@ -124,7 +124,7 @@ HEADS = MappingProxyType(
 )
 
 
-def _is_roberta(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:
+def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:
     """The family of a file of architecture "bert", told by its tokenizer and tensors."""
     if "token_types.weight" not in tensors:
         return DISTILBERT
@@ -153,7 +153,7 @@ BERT = Family(
     constants=MappingProxyType({"architectures": ["BertModel"], "model_type": "bert", "hidden_act": "gelu"}),
     normalized=labelled,
     spelled=lambda config: _without_own(spelled_labels("Bert")(config)),
-    file_variant=_is_roberta,
+    file_variant=_of_file,
 )
 
 

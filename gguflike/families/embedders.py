@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +13,7 @@ from gguflike.families.gemma import GEMMA3, SANDWICH_NAMES, Gemma3, sandwich
 from gguflike.families.origins import Named, Piece
 from gguflike.families.parts import Block, Embedding, Graph, Norm, Rope, Tensor
 from gguflike.families.parts.extras import Layer, Pooling
-from gguflike.families.pooling import RANK, kind_of
+from gguflike.families.pooling import kind_of
 from gguflike.families.qwen import QWEN3, qwen3
 from gguflike.families.windows import Windowed, span
 from gguflike.frozen import frozen, replace
@@ -104,18 +103,6 @@ QWEN3_RERANKER = replace(
     left_out=MappingProxyType({r"lm_head\.": "what the head has for other words"}),
     recover=_no_export,
 )
-
-
-def of_qwen3_config(values: Mapping[str, Any]) -> Family[Any]:
-    """The family of a checkpoint whose config.json, with what else is known of it, has ``pooling_type``."""
-    return QWEN3_RERANKER if values["pooling_type"] == RANK else QWEN3_EMBEDDING
-
-
-def of_qwen3_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:
-    """The family of a file of architecture "qwen3"."""
-    if "cls.output.weight" in tensors:
-        return QWEN3_RERANKER
-    return QWEN3_EMBEDDING if "qwen3.pooling_type" in metadata else None
 
 
 @frozen

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gguflike.errors import UnsupportedError
+from gguflike.families import registry
 from gguflike.families.decoder import attention, decoder, exported, feed_forward, rope_of
 from gguflike.families.family import Family, said
 from gguflike.families.granite import GRANITE, Granite, scaled_block, scales
@@ -68,11 +69,7 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
 
 def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:  # noqa: ARG001
     """The family with experts, where a file has them."""
-    if not said(metadata, "granite_swa.expert_count"):
-        return None
-    from gguflike.families.granite_moe import GRANITE_MOE_SWA
-
-    return GRANITE_MOE_SWA
+    return registry.at("granite_moe:GRANITE_MOE_SWA") if said(metadata, "granite_swa.expert_count") else None
 
 
 GRANITE_SWA = replace(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from gguflike.families import registry
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
     INERT_KEYS,
@@ -55,8 +56,8 @@ def llama(c: Llama) -> Graph:
 
 def notices(c: Llama) -> list[str]:
     """What llama.cpp does not compute of files of this architecture."""
-    said = f"llama.cpp knows no sliding window in this architecture: beyond {c.window} tokens it computes otherwise"
-    return [*rope_notices(c), *([said] if 0 < c.window < c.n_ctx else [])]
+    unknown = f"llama.cpp knows no sliding window in this architecture: beyond {c.window} tokens it computes otherwise"
+    return [*rope_notices(c), *([unknown] if 0 < c.window < c.n_ctx else [])]
 
 
 def without_idle_window(values: dict[str, Any]) -> dict[str, Any]:
@@ -79,11 +80,7 @@ def _recover(c: Llama, read: Callable[[str], Floats]) -> Llama:
 
 def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:  # noqa: ARG001
     """Mixtral, where a file of this architecture has experts."""
-    if not said(metadata, "llama.expert_count"):
-        return None
-    from gguflike.families.mixtral import MIXTRAL
-
-    return MIXTRAL
+    return registry.at("mixtral:MIXTRAL") if said(metadata, "llama.expert_count") else None
 
 
 LLAMA = Family(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from gguflike.families import registry
 from gguflike.families.config import key
 from gguflike.families.decoder import (
     INERT_KEYS,
@@ -70,11 +71,7 @@ LEFT_OUT = MappingProxyType(
 
 def _variant(values: Mapping[str, Any]) -> Family[Any] | None:
     """Mistral 4 is another architecture inside of the same class."""
-    if text_config(values).get("model_type") != "mistral4":
-        return None
-    from gguflike.families.deepseek import MISTRAL4
-
-    return MISTRAL4
+    return registry.at("deepseek:MISTRAL4") if text_config(values).get("model_type") == "mistral4" else None
 
 
 def normalized(values: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from gguflike.families import registry
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
     DECODER_NAMES,
@@ -27,6 +28,7 @@ from gguflike.families.decoder import (
 from gguflike.families.family import Family
 from gguflike.families.origins import Made
 from gguflike.families.parts import Graph
+from gguflike.families.pooling import RANK
 from gguflike.families.windows import Windowed, span
 from gguflike.frozen import frozen, replace
 
@@ -96,18 +98,14 @@ def _pooled(values: Mapping[str, Any]) -> Family[Any] | None:
     """The family of a model that gives vectors or scores."""
     if "pooling_type" not in values:
         return None
-    from gguflike.families.embedders import of_qwen3_config
-
-    return of_qwen3_config(values)
+    return registry.at("embedders:QWEN3_RERANKER" if values["pooling_type"] == RANK else "embedders:QWEN3_EMBEDDING")
 
 
 def _pooled_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:
     """The same of a GGUF file."""
-    if "qwen3.pooling_type" not in metadata and "cls.output.weight" not in tensors:
-        return None
-    from gguflike.families.embedders import of_qwen3_file
-
-    return of_qwen3_file(metadata, tensors)
+    if "cls.output.weight" in tensors:
+        return registry.at("embedders:QWEN3_RERANKER")
+    return registry.at("embedders:QWEN3_EMBEDDING") if "qwen3.pooling_type" in metadata else None
 
 
 QWEN3 = replace(

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 # One row a family: where it is ("module:CONSTANT" below this package), its ``general.architecture``, and its classes of
 # Transformers. Where several families have one architecture, the first is asked for it, and says by ``file_variant``
-# which of them a file is of; a family without a class here is a ``variant`` of one that has it.
+# which of them a file is of; a family without a class here is a ``variant`` of one that has it. A family imports those
+# that it is made of; one of them that means it asks for it by its place (``at``), so that no imports go in circles.
 FAMILIES = (
     # Dense decoders
     ("llama:LLAMA", "llama", "LlamaForCausalLM"),
@@ -214,7 +215,12 @@ def _find(table: Mapping[str, str], name: str, where: str, known: str) -> Family
         if (needs := _needs(name, known)) is not None:
             raise UnsupportedError(f"{name} needs what this version does not compute: {needs}", field=where)
         raise UnsupportedError("model architecture", field=where, expected=such_as(table, name), got=repr(name))
-    module, _, constant = table[name].partition(":")
+    return at(table[name])
+
+
+def at(place: str) -> Family[Any]:
+    """The family at a place, "module:CONSTANT" below this package, whose module is imported now."""
+    module, _, constant = place.partition(":")
     family: Family[Any] = getattr(importlib.import_module(f"gguflike.families.{module}"), constant)
     return family
 
