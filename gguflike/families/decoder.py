@@ -148,6 +148,12 @@ def rope_notices(c: Decoder) -> list[str]:
     return [] if c.yarn_truncate else [said]
 
 
+def window_notices(c: Any) -> list[str]:
+    """That llama.cpp does not know the sliding window of such an architecture, where one hides anything."""
+    notice = f"llama.cpp knows no sliding window in this architecture: beyond {c.window} tokens it computes otherwise"
+    return [notice] if 0 < c.window < c.n_ctx else []
+
+
 def llama3_rope_freqs(c: Decoder) -> Floats:
     """``rope_freqs.weight`` of a model with Llama 3's scaling."""
     assert c.llama3_factor is not None, "the graph has the tensor only with these four numbers"

@@ -23,6 +23,7 @@ from gguflike.families.decoder import (
     recover_llama3,
     recover_longrope,
     rope_notices,
+    window_notices,
 )
 from gguflike.families.family import Family, said
 from gguflike.families.origins import Made
@@ -56,8 +57,7 @@ def llama(c: Llama) -> Graph:
 
 def notices(c: Llama) -> list[str]:
     """What llama.cpp does not compute of files of this architecture."""
-    unknown = f"llama.cpp knows no sliding window in this architecture: beyond {c.window} tokens it computes otherwise"
-    return [*rope_notices(c), *([unknown] if 0 < c.window < c.n_ctx else [])]
+    return [*rope_notices(c), *window_notices(c)]
 
 
 def without_idle_window(values: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from gguflike.families.decoder import (
     pre_norm,
     recover_longrope,
     rope_of,
+    window_notices,
 )
 from gguflike.families.family import Family
 from gguflike.families.layernorm import LayerNormed, layer_norm, parallel
@@ -54,12 +55,6 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
     return values if context is None else {**values, "original_max_position_embeddings": context}
 
 
-def notices(c: Phi3) -> list[str]:
-    """What llama.cpp does not compute of files of this architecture."""
-    said = f"llama.cpp knows no sliding window in this architecture: beyond {c.window} tokens it computes otherwise"
-    return [said] if 0 < c.window < c.n_ctx else []
-
-
 PHI3 = Family(
     name="phi3",
     config=Phi3,
@@ -85,7 +80,7 @@ PHI3 = Family(
     inert=INERT_KEYS | {"embd_pdrop", "resid_pdrop"},
     constants=exported("Phi3ForCausalLM", "phi3"),
     spelled=spelled,
-    notices=notices,
+    notices=window_notices,
     recover=recover_longrope,
 )
 

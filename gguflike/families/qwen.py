@@ -24,6 +24,7 @@ from gguflike.families.decoder import (
     recover_llama3,
     rope_notices,
     rope_of,
+    window_notices,
 )
 from gguflike.families.family import Family
 from gguflike.families.origins import Made
@@ -74,9 +75,7 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
 
 def notices(c: Any) -> list[str]:
     """What llama.cpp does not compute of files of these architectures."""
-    windows = any(c.windowed) and c.window < c.n_ctx
-    said = f"llama.cpp knows no sliding window in this architecture: beyond {c.window} tokens it computes otherwise"
-    return [*rope_notices(c), *([said] if windows else [])]
+    return [*rope_notices(c), *(window_notices(c) if any(c.windowed) else [])]
 
 
 QWEN2 = Family(
