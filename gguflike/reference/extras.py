@@ -7,7 +7,7 @@ from functools import reduce
 import numpy as np
 
 from gguflike.families.parts.extras import Constant, Layer, LayerEmbeddings, LayerInput, Pooling, Rescale, Sum
-from gguflike.reference.formulas import ACTIVATIONS, Array, Context, Weights, linear, normalize
+from gguflike.reference.formulas import ACTIVATIONS, Array, Context, Weights, linear, normalize, softmax
 from gguflike.reference.forward import step
 from gguflike.reference.parts import mix
 
@@ -63,10 +63,7 @@ def pooled(part: Pooling, weights: Weights, x: Array) -> Array:
         x = x[0 if part.kind == "cls" else -1]
     for layer in part.layers:
         x = _layer(layer, weights, x)
-    if part.probabilities:
-        powers = np.exp(x - x.max(axis=-1, keepdims=True))
-        x = powers / powers.sum(axis=-1, keepdims=True)
-    return x
+    return softmax(x) if part.probabilities else x
 
 
 def _layer(layer: Layer, weights: Weights, x: Array) -> Array:
