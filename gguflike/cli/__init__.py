@@ -1,4 +1,31 @@
-"""The command line: parse, call the library, print. Each command has its own module, imported when asked for."""
+"""The command line: parse, call the library, print. Each command has its own module, imported when asked for.
+
+What commands share:
+
+    arguments   types of values, with their limits
+    paths       where from and where to, and what may be replaced: of convert, quantize and export
+    recipes     options of a recipe, and how a plan is shown and carried out: of convert and quantize
+    bounds      --schema and --grammar
+    settings    the table of settings that are options, variables, keys of a file and what /set changes
+    config      what the user has settled for all commands: that file, and the environment
+    generation  which model runs, how it is loaded, and how tokens are chosen
+    several     several files, each of which is looked at whatever is wrong with another
+
+    output      JSON, tables, sizes, and names from files made safe to print
+    answer      a model's text while it is made, and how that went
+    screen      the same on a terminal, which nothing in it steers
+    progress    how far work is
+    overview    what somebody sees who types nothing but ``gguflike``
+    facts       a whole file, folder or checkpoint as text and as Markdown
+    looked_for  what is looked for in a file by its name
+    pages       a file as a page, and what differs between two
+    browser     a file to look around in
+
+    talk/       a conversation
+    streams     the standard streams, however the process was started
+    interrupts  Ctrl-C that is never lost
+    usage       the error of a command line that makes no sense
+"""
 
 from __future__ import annotations
 

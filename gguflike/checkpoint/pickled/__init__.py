@@ -1,7 +1,11 @@
 """PyTorch checkpoints (pytorch_model.bin, .pth, .pt): the tensors of a state dict, without unpickling any object.
 
-The pickle of such a file says which numbers of which storage a tensor has (machine.py); the storages are records of a
-zip archive (archive.py), or follow the pickles in files from before PyTorch 1.6. Tensors read themselves from there.
+The pickle of such a file says which numbers of which storage a tensor has; the storages are records of a zip archive,
+or follow the pickles in files from before PyTorch 1.6. Tensors read themselves from there.
+
+    machine  a pickle read as a description of tensors
+    opcodes  the opcodes that this needs, each a step of the machine
+    archive  where each record of the archive is
 """
 
 from __future__ import annotations

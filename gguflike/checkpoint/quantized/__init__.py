@@ -4,8 +4,21 @@ One module for each scheme. Its ``read(pool, settings)`` takes the tensors that 
 they stand for by the names that Transformers has for floats, and says in words what they were. What it does not know is
 an error: a tensor of another dtype or shape, a partner that is missing, a setting.
 
-    METHODS   ``quant_method`` -> what it is called, and the function
-    REFUSED   what is known and not read -> what it is
+``METHODS`` and ``REFUSED`` below say which ``quant_method`` means which of them, and what is known and not read.
+
+    awq           4-bit integers in words along the outputs
+    gptq          integers of 2, 3, 4 or 8 bits in words along the inputs
+    compressed    compressed-tensors: integers and floats, plain or packed
+    bitsandbytes  codes of a table (NF4, FP4), rows of 8-bit integers
+    bitnet        one of -1, 0 and 1, times a number for the matrix
+    fp8           8-bit floats with scales for blocks or rows, MXFP8
+    mxfp4         the stacks of gpt-oss
+    modelopt      NVIDIA's FP8 and NVFP4
+    mlx           integers with a scale and a bias, small floats
+
+    pool          the tensors while a scheme takes those that it knows
+    tensors       tensors that are computed of others when they are read
+    float4        4-bit floats in blocks with a scale, which GGUF has types for
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     files         which files there are, parsed: tokenizer.json and those beside it
     kinds         what values in these files must be
     sources/      what stands in where tokenizer.json is missing, each read as the tokenizer.json that it amounts to
-    read          the whole way, and what of the source a file cannot say
+    read          the whole way
+    losses        what of the source a file cannot say: told, or refused
     added         tokens found in a text before all others, and their types
     special       the tokens that have a role, such as the one that ends a text
     processors    what the post-processor puts before and behind a text

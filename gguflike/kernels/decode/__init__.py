@@ -3,6 +3,13 @@
 Kernels of this package are jitted functions ``kernel(start, stop, source, target)``: they decode blocks ``start`` to
 ``stop`` of the blocks at address ``source`` into the float32 values at address ``target``, allocate nothing and never
 raise, so other kernels and the runner's ops call them too, for one row say. by_type/decode.py makes an op of each.
+
+    simple    types with one scale per block: legacy, ternary and 4-bit floats
+    kquants   the K types: integer scales of sub-blocks
+    codebook  the IQ types, whose codes point into tables
+    plain     F32, F16 and BF16
+    op        the op of a kernel
+    args      its argument words
 """
 
 from __future__ import annotations

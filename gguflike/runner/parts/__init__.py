@@ -1,6 +1,28 @@
 """From the parts of a model to ops: one module per kind of part, none for a family.
 
 `ops` imports the module of a part when a graph first has one. What such a module holds, says `Ops`.
+
+    attention          attention of most models
+    general_attention  in all its settings, for those that ask for more
+    latent             multi-head latent attention
+    feed_forward       the feed-forward
+    experts            mixtures of experts
+    delta_net          the gated delta rule
+    kimi_delta         Kimi's delta attention
+    mamba, mamba2      state-space models
+    short_conv         the gated short convolution
+    sums               several mixers that read the same, added up
+    constant           a vector that all tokens are given
+    rescale            what multiplies the residual stream
+    layer_embeddings   vectors for each token and layer
+    layer_input        a layer's vector of each token, let in by a gate
+    mtp                what the block of a multi-token-prediction head begins with
+
+    attending          shared by attention: how queries attend to a cache
+    convolution        shared by recurrent parts: the convolution, and weights as the ops read them
+    hidden             hidden values of feed-forwards beyond silu(gate) * up
+    stateless          the state of parts that keep nothing
+    checks             what the checks of several parts ask
 """
 
 from __future__ import annotations

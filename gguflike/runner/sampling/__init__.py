@@ -1,6 +1,8 @@
 """Choosing the next token from logits.
 
-    settings    what may be set, and the order of the steps; checks: what each may be
+    settings    what may be set, and the order of the steps
+    checks      what each setting may be
+    keywords    the settings as keyword arguments, for type checkers
     sampler     the state of one text: its tokens, its random stream; and its grammar beside that
     chain       the steps, each with its formula and source, and the draw
     candidates  the tokens that are left, which a vocabulary of 262,144 must not make slow

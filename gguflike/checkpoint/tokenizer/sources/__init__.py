@@ -1,10 +1,11 @@
 """What stands in where tokenizer.json is missing, each read as the tokenizer.json that it amounts to.
 
-sentencepiece   tokenizer.model and its like: a protocol buffer of pieces with scores
-tekken          tekken.json, Mistral's
-tiktoken        *.tiktoken, or a tokenizer.model of that kind: bytes and ranks, a line each
-bpe_files       vocab.json and merges.txt, GPT-2's and those like it
-wordpiece       vocab.txt, BERT's
+sentencepiece  tokenizer.model and its like: a protocol buffer of pieces with scores
+tekken         tekken.json, Mistral's
+tiktoken       *.tiktoken, or a tokenizer.model of that kind: bytes and ranks, a line each
+bpe_files      vocab.json and merges.txt, GPT-2's and those like it
+wordpiece      vocab.txt, BERT's
+source         what they share: what they are asked, and parts of tokenizer.json
 """
 
 from __future__ import annotations
