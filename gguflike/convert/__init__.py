@@ -28,6 +28,7 @@ What is asked for:
 Where tensors come from:
 
     sources          one interface over a checkpoint's tensors, a GGUF file's and computed ones
+    source_model     a checkpoint as its family reads it: configuration, tensors, what there is to say
     matching         a checkpoint's tensors paired with their places in the file
     float4           4-bit floats that GGUF's types hold bit for bit
     slabs            a source in parts, so that memory is bounded

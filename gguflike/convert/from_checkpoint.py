@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gguflike import checkpoint
 from gguflike.blocks import FORMATS, format_by_name
-from gguflike.checkpoint import Checkpoint, LazyTensor, card
+from gguflike.checkpoint import Checkpoint
 from gguflike.checkpoint.adapter import is_adapter
-from gguflike.checkpoint.recognize import unapplied
 from gguflike.checkpoint.source import fetched
 from gguflike.checkpoint.tokenizer import Reading
 from gguflike.checkpoint.tokenizer import read as read_tokenizer
-from gguflike.checkpoint.tokenizer.files import TokenizerFiles
 from gguflike.container import Typed, ValueType
 from gguflike.container.splitting import Split, split_of
 from gguflike.convert import imatrix as imatrices
@@ -31,17 +29,15 @@ from gguflike.convert.effort import NONE, Chat, Effort, check_together, effort_o
 from gguflike.convert.execute import carry_out, check_options
 from gguflike.convert.facts import Facts, facts, single
 from gguflike.convert.lora import Lora
-from gguflike.convert.matching import by_canonical_name, check_layers, is_tied, match, small_values, tied_or_not
 from gguflike.convert.mixes import Recipe
 from gguflike.convert.plan import Card, ConversionPlan
 from gguflike.convert.planning import prepared
 from gguflike.convert.selection import Selection, SelectionOptions, select
 from gguflike.convert.sized import sized
+from gguflike.convert.source_model import SourceModel, read_model
 from gguflike.convert.sources import Source
-from gguflike.errors import ArgumentError, ArgumentTypeError, CheckpointError, check_choice
+from gguflike.errors import ArgumentError, ArgumentTypeError, check_choice
 from gguflike.families import config as configs
-from gguflike.families import demands, registry
-from gguflike.families.pooling import RANK, answers, pooling_type
 from gguflike.progress import Progress
 from gguflike.tensor import Method
 
@@ -231,62 +227,21 @@ def plan_conversion(
     if not adapters and is_adapter(src):
         from gguflike.convert.adapter import plan_adapter
 
-        idle = {"effort": effort.level, "fold": effort.fold, "imatrix": imatrix}
-        if limit is not None:
-            idle[limit.field] = limit.label
-        for field, given in idle.items():
-            if given:
-                raise ArgumentError(
-                    "an adapter is not calibrated, and its types are those of a recipe",
-                    field=field,
-                    got=given,
-                    remedy="leave it out, or merge by `lora`",
-                )
+        _check_adapter(effort, imatrix, limit)
         return plan_adapter(src, out, recipe.name, selection, base, name, ignore_config)
     if base is not None:
         raise ArgumentError("only an adapter has a base", field="base", got=repr(base), remedy="leave it out")
     opened = checkpoint.open(src, revision, ignore_config)
     if by_source:
         recipe = recipes.by_name(recipes.half_type(t.dtype for t in opened.tensors.values() if len(t.shape) > 1))
-    values = {**opened.config, **opened.dense, **_reranker(opened)}
-    if opened.pooling is not None:
-        values["pooling_type"] = pooling_type(opened.pooling)
-    family = registry.for_config(values)
-    available: Mapping[str, LazyTensor] = by_canonical_name(family, opened.tensors)
-    values |= small_values(family, available)
-    config, notices = family.from_config(values, ignore_config, available.keys())
-    check_layers(config, opened)
-    said = [*opened.notices, *(each for _, each in demands.broken(family.name, family.graph(config)))]
-    said += general.unused_settings(opened.generation_config)
-    if adapters:
-        applied = unapplied(opened.folder) if any(a.adapter.folder.samefile(opened.folder) for a in adapters) else []
-        said = [each for each in said if each not in applied]
-        available = loras.merge(family, available, adapters, is_tied(family.graph(config)))
-    config, available, untied = tied_or_not(family, config, available)
-    further = opened.config.get("num_nextn_predict_layers")
-    sources, left_out = match(family, config, available, opened.folder, further if isinstance(further, int) else 0)
-    sources = [renamed(each, selection) for each in sources if not selection.leaves_out(each.name)]
+    model = read_model(opened, adapters, ignore_config)
+    sources = [renamed(each, selection) for each in model.sources if not selection.leaves_out(each.name)]
     matrix = imatrices.read(imatrix) if imatrix is not None else None
     importance, unused = imatrices.match(matrix, sources, selection)
     label = str(opened.source)
-    told, unread = card.read(opened.folder, general.CARD_KEYS)
-    described = general.general(
-        family.name,
-        label,
-        {source.name: source.shape for source in sources},
-        recipe,
-        opened.generation_config,
-        told,
-        name,
-        opened.config.get("_name_or_path"),
-    )
-    tokenizer = read_tokenizer(
-        opened.folder, opened.config, opened.generation_config, described, lenient=tokenizer_proof == "warn"
-    )
+    described, tokenizer = _described(opened, model, sources, recipe, name, lenient=tokenizer_proof == "warn")
     metadata = {
         **described,
-        **configs.to_metadata(config, family.name),
-        **_typed(tokenizer),
         **general.provenance(label, recipe, selection, matrix.name if matrix else None, opened.revision),
         **({"gguflike.lora": loras.labels(adapters)} if adapters else {}),
     }
@@ -311,7 +266,7 @@ def plan_conversion(
             *(path for each in adapters for path in each.adapter.inputs()),
             *(matrix.paths if matrix else ()),
         ],
-        notices=[*said, *unread, *notices, *untied, *left_out, *unused, *counted, *tokenizer.notices],
+        notices=[*model.notices, *unused, *counted, *tokenizer.notices],
         tokenizer=tokenizer,
         split=split,
         calibration=calibration,
@@ -320,26 +275,43 @@ def plan_conversion(
     return sized(lambda formats: make(formats=formats), limit, selection)
 
 
-def _reranker(opened: Checkpoint) -> dict[str, Any]:
-    """What the family is told of a checkpoint that ranks documents by the words it would answer with.
+def _check_adapter(effort: Effort, imatrix: str | os.PathLike[str] | None, limit: Limit | None) -> None:
+    """ArgumentError for what an adapter by itself cannot be converted with."""
+    idle = {"effort": effort.level, "fold": effort.fold, "imatrix": imatrix}
+    if limit is not None:
+        idle[limit.field] = limit.label
+    for field, given in idle.items():
+        if given:
+            raise ArgumentError(
+                "an adapter is not calibrated, and its types are those of a recipe",
+                field=field,
+                got=given,
+                remedy="leave it out, or merge by `lora`",
+            )
 
-    CheckpointError where its tokenizer has no such token.
-    """
-    titles = [line for line in card.text(opened.folder).splitlines() if line.startswith("# ")]
-    words = answers([opened.folder.name, opened.source, str(opened.config.get("_name_or_path", "")), *titles])
-    if not words:
-        return {}
-    tokenizer = TokenizerFiles(opened.folder, opened.config)
-    vocabulary = tokenizer.model.get("vocab", {})
-    missing = [word for word in words if word not in vocabulary]
-    if missing:
-        raise CheckpointError(
-            "the tokenizer lacks a word that this reranker answers with",
-            path=tokenizer.path,
-            expected=", ".join(words),
-            got=f"no {missing[0]!r}",
-        )
-    return {"pooling_type": RANK, "labels": list(words), "answers": [vocabulary[word] for word in words]}
+
+def _described(
+    opened: Checkpoint,
+    model: SourceModel,
+    sources: Sequence[Source],
+    recipe: Recipe,
+    name: str | None,
+    lenient: bool,
+) -> tuple[dict[str, Any], Reading]:
+    """The metadata that say what the model is, its tokenizer among them, and that tokenizer."""
+    described = general.general(
+        model.family.name,
+        str(opened.source),
+        {source.name: source.shape for source in sources},
+        recipe,
+        opened.generation_config,
+        model.card,
+        name,
+        opened.config.get("_name_or_path"),
+    )
+    tokenizer = read_tokenizer(opened.folder, opened.config, opened.generation_config, described, lenient=lenient)
+    hyperparameters = configs.to_metadata(model.config, model.family.name)
+    return {**described, **hyperparameters, **_typed(tokenizer)}, tokenizer
 
 
 def _typed(tokenizer: Reading) -> dict[str, Any]:
