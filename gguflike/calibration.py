@@ -90,7 +90,7 @@ def calibrate(
     `gguflike.convert`.
     """
     check_threads(threads)
-    multiplied.check_targets(out, hessians, overwrite)
+    multiplied.check_targets(out, hessians, overwrite, workspace)
     planned = plan_calibration(
         src,
         out,
@@ -170,7 +170,7 @@ def calibrate_activations(
     """
     if is_checkpoint(path) or not os.path.lexists(path):
         raise ArgumentError(
-            "ranges of activations are written into a file", field="path", expected="a GGUF file here", got=path
+            "ranges of activations are written into the file", path=os.fspath(path), expected="a GGUF file on disk"
         )
     found = observe(
         path,

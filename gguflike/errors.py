@@ -47,8 +47,8 @@ __all__ = [
 
 
 def counted(count: int, noun: str, plural: str = "", width: int = 0) -> str:
-    """So many of a thing, in words of a message: "1 tensor", "2 tensors" (the number in ``width`` columns)."""
-    return f"{count:>{width}} {noun if count == 1 else plural or noun + 's'}"
+    """So many of a thing, in words of a message: "1 tensor", "2,000 tensors" (the number in ``width`` columns)."""
+    return f"{f'{count:,}':>{width}} {noun if count == 1 else plural or noun + 's'}"
 
 
 class GGUFLikeError(Exception):

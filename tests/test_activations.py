@@ -163,6 +163,10 @@ def test_a_file_runs_by_its_ranges(calibrated: tuple[Path, Any]) -> None:
     assert 0 < quality.kl.value < 0.1
 
 
+def computes(*_: Any) -> None:
+    raise AssertionError
+
+
 def test_the_command_and_what_it_refuses(
     calibrated: tuple[Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,8 +185,8 @@ def test_the_command_and_what_it_refuses(
         gguflike.load(tmp_path / "other.gguf", activations="static")
     gguflike.quantize_file(path, tmp_path / "floats.gguf", "F32", allow_requantize=True)
     with pytest.raises(ArgumentError, match="no matrix of the file"):
-        gguflike.calibrate_activations(tmp_path / "floats.gguf", calibration=[text], context=32)
-    with pytest.raises(ArgumentError, match="a GGUF file here"):
+        gguflike.calibrate_activations(tmp_path / "floats.gguf", calibration=[text], context=32, progress=computes)
+    with pytest.raises(ArgumentError, match="expected a GGUF file on disk"):
         gguflike.calibrate_activations(tmp_path, calibration=[text])
 
 

@@ -19,7 +19,14 @@ from gguflike.calibrate.sums import Hessians, Importances, Together
 from gguflike.cli import main
 from gguflike.convert import imatrix as imatrices
 from gguflike.convert.multiplied import _Found
-from gguflike.errors import ArgumentError, ArgumentTypeError, CheckpointError, GGUFLikeError, OutputError
+from gguflike.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CheckpointError,
+    GGUFLikeError,
+    OutputError,
+    QuantizationError,
+)
 from gguflike.families import registry
 from gguflike.families.parts import Branch
 from gguflike.families.parts.experts import Experts, Router
@@ -274,9 +281,33 @@ def test_what_is_wrong_is_said_before_anything_is_computed(folder: Path, tmp_pat
         with pytest.raises(GGUFLikeError, match=said):
             gguflike.calibrate(folder, out, calibration=[text], merge=merge, overwrite=True, progress=computes)
         assert {path: path.read_bytes() for path in before} == before
+    gguflike.convert(folder, tmp_path / "f.gguf", "F32")
+    for src, settings, said in (
+        (folder, {"hessians": folder}, "the target is also the source"),
+        (folder, {"hessians": taken}, "expected a folder"),
+        (folder, {"out": tmp_path / "m.gguf", "workspace": taken}, "expected a folder"),
+        (folder, {"hessians": tmp_path / "h", "merge": [old]}, "merge: sums are added to .*give `out`, too"),
+        (tmp_path / "f.gguf", {"out": tmp_path / "m.gguf", "revision": "main"}, "revision: a GGUF file has no"),
+    ):
+        with pytest.raises(GGUFLikeError, match=said):
+            gguflike.calibrate(src, calibration=[text], progress=computes, **settings)
     for field in ("calibration", "merge"):
         with pytest.raises(ArgumentTypeError, match=f"{field}: not a list"):
             gguflike.calibrate(folder, tmp_path / "m.gguf", **{field: str(text)})  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_finite_is_one_error_that_leaves_nothing(tmp_path: Path) -> None:
+    """Nor does it leave what there would be to go on from: it would come to the same."""
+    (tmp_path / "t.txt").write_text(TEXT)
+    huge = {"model.layers.1.input_layernorm.weight": np.full(32, 1e36, np.float32)}
+    nan = {"model.layers.1.mlp.up_proj.weight": np.full((64, 32), np.nan, np.float32)}
+    for number, (change, tensor) in enumerate(((huge, "blk.1.attn_output.weight"), (nan, "mlp.up_proj"))):
+        place = tmp_path / str(number)
+        source = tiny.checkpoint(tmp_path / f"model{number}", change=change)
+        with pytest.raises(QuantizationError, match=rf"{tensor}.* not finite"):
+            gguflike.calibrate(source, place / "m.gguf", calibration=[tmp_path / "t.txt"])
+        assert not place.exists()
 
 
 def test_experts_have_their_own_importance_and_hessians(tmp_path: Path) -> None:

@@ -225,6 +225,10 @@ def test_what_does_not_go_together_is_refused_by_name(folder: Path, asked: dict[
 def test_what_cannot_be_calibrated_says_so(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="nothing to calibrate: no matrix is encoded anew in blocks"):
         convert(folder, None, "F16", dry_run=True, **asked)
+    odd = tiny.checkpoint(tmp_path / "odd", hidden_size=40, intermediate_size=72, head_dim=10)
+    with pytest.raises(UnsupportedError, match="nothing to calibrate") as caught:
+        convert(odd, None, "Q4_K_M", dry_run=True, **asked)
+    assert caught.value.remedy == "leave out `effort`, as no block divides rows of 40"
     empty = tmp_path / "empty.txt"
     empty.write_text("")
     with pytest.raises(ArgumentError, match="the file has no text"):

@@ -83,6 +83,18 @@ def test_what_cannot_be_measured_is_said_before_anything_is_written(folder: Path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["t.txt", "t.jsonl"])
+def test_text_that_is_calibrated_on_is_not_held_out(folder: Path, tmp_path: Path, name: str) -> None:
+    text = tmp_path / name
+    text.write_text(TEXT["a"] if name == "t.txt" else json.dumps({"text": TEXT["a"]}))
+    asked: dict[str, Any] = {"effort": 1, "calibration": [text], "dry_run": True}
+    card = gguflike.Card([text], context=CONTEXT)
+    with pytest.raises(ArgumentError, match=r"text: calibrated on, too: .*got t; measure on text that is held out"):
+        gguflike.convert(folder, None, "Q8_0", card=card, **asked)
+    gguflike.convert(folder, None, "Q8_0", card=gguflike.Card({"b": TEXT["b"]}, context=CONTEXT), **asked)
+    gguflike.convert(folder, None, "Q8_0", card=card, dry_run=True)
+
+
 def test_a_run_that_is_cut_off_while_measuring_goes_on_there(
     folder: Path, carded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import gguflike
 from gguflike.calibrate import scaling
 from gguflike.cli import main
 from gguflike.convert import convert, encode, quantize_file
-from gguflike.errors import ArgumentError, QuantizationError
+from gguflike.errors import ArgumentError, QuantizationError, UnsupportedError
 from tests import tiny
 from tests.test_calibrated import divergence, sha256
 
@@ -54,13 +54,22 @@ def test_the_model_stays_the_same(
 
 
 def test_what_is_kept_bit_for_bit_is_not_scaled(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:
-    convert(folder, tmp_path / "q8.gguf", "Q8_0")
-    made = quantize_file(
-        tmp_path / "q8.gguf", tmp_path / "out.gguf", "Q8_0", tensor_types=["ffn_down=Q4_0"], fold="smooth", **asked
-    )
-    assert made.notices[-1].startswith("no scales for 9 folds, some of whose tensors are kept bit for bit")
-    with gguflike.open(tmp_path / "out.gguf") as after, gguflike.open(tmp_path / "q8.gguf") as before:
+    convert(folder, tmp_path / "some.gguf", "F32", tensor_types=["attn_=Q8_0"])
+    made = quantize_file(tmp_path / "some.gguf", tmp_path / "out.gguf", "Q8_0", fold="smooth", **asked)
+    assert made.notices[-1].startswith("no scales for 4 folds, some of whose tensors are kept bit for bit")
+    with gguflike.open(tmp_path / "out.gguf") as after, gguflike.open(tmp_path / "some.gguf") as before:
         assert np.array_equal(after.tensors["blk.0.attn_q.weight"].data, before.tensors["blk.0.attn_q.weight"].data)
+
+
+def test_scales_that_could_not_move_are_refused_by_the_plan(
+    folder: Path, asked: dict[str, Any], tmp_path: Path
+) -> None:
+    convert(folder, tmp_path / "q8.gguf", "Q8_0")
+    for fold in ("awq", "smooth"):
+        with pytest.raises(UnsupportedError, match="no scales to move: a tensor of each fold is kept bit for bit"):
+            quantize_file(tmp_path / "q8.gguf", None, "Q8_0", dry_run=True, fold=fold, **asked)
+    with pytest.raises(UnsupportedError, match="no scales to move: no matrix is encoded in blocks"):
+        convert(folder, None, "F16", dry_run=True, fold="awq", **asked)
 
 
 def test_values_that_a_type_cannot_hold_are_an_error(

@@ -223,6 +223,16 @@ def test_sizes_that_cannot_be_are_refused(folder: Path, asked: dict[str, Any]) -
             convert(folder, None, dry_run=True, **limit, **{**asked, "effort": 2})
 
 
+def test_the_smallest_possible_that_is_said_can_be_asked_for(folder: Path) -> None:
+    for field, unit in (("size", "bytes"), ("bpw", "bits per weight")):
+        with pytest.raises(ArgumentError, match=unit) as caught:
+            convert(folder, None, dry_run=True, **{field: 1.1 if field == "bpw" else 1})
+        least = float(str(caught.value.expected).split()[2].replace(",", ""))
+        convert(folder, None, dry_run=True, **{field: least if field == "bpw" else int(least)})
+        with pytest.raises(ArgumentError, match=unit):
+            convert(folder, None, dry_run=True, **{field: least - 0.02 if field == "bpw" else int(least) - 1})
+
+
 @settings(max_examples=8, deadline=None)
 @given(size=st.integers(28_500, 60_000))
 def test_no_file_is_larger_than_asked(folder: Path, size: int, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -236,7 +246,7 @@ def test_no_file_is_larger_than_asked(folder: Path, size: int, tmp_path_factory:
 def test_a_plan_says_what_of_it_is_a_guess(folder: Path) -> None:
     said = str(convert(folder, None, size=34_000, dry_run=True))
     assert said.endswith("errors, for at most 34000; those above are a guess by bits alone")
-    assert "guess by bits alone; even Q8_0 fit, and floats are never chosen" in str(
+    assert "guess by bits alone; even Q8_0 fits, and floats are never chosen" in str(
         convert(folder, None, size="1GB", dry_run=True)
     )
 

@@ -125,7 +125,8 @@ def groups(stage: Stage, weights: Standing, x: Array, context: Context) -> list[
             names.setdefault(known[name], []).append(name)
             seen.setdefault(known[name], (x, which))
 
-    after = stage.run(weights.watched(saw), x, context)
+    with np.errstate(all="ignore"):  # what is not finite is an error with a name where it is summed up
+        after = stage.run(weights.watched(saw), x, context)
     found = [
         Group(tuple(each), times[each[0]], seen[key][0].shape[-1], seen[key][1] is not None)
         for key, each in names.items()
@@ -133,7 +134,8 @@ def groups(stage: Stage, weights: Standing, x: Array, context: Context) -> list[
     if found and stage.branch is not None:
         group, (inner, _) = found[-1], seen[known[found[-1].names[0]]]
         if len(group.names) == group.times == 1 and not group.stacked:
-            again = closed(stage.branch, group.names[0], np.array(inner), weights, x, context)
+            with np.errstate(all="ignore"):
+                again = closed(stage.branch, group.names[0], np.array(inner), weights, x, context)
             found[-1] = replace(group, closes=np.array_equal(again, after))
     return found
 
@@ -157,8 +159,7 @@ def shared(graph: Graph) -> Iterator[tuple[tuple[str, ...], int]]:
             context.layer = max(layer, 0)
             weights = Standing({"ids": np.zeros(1, np.int64)}, Lazy(here, lambda name: _zeros(shapes[name])))
             x = np.zeros((1, graph.embedding.n_embd), np.float32)
-            with np.errstate(all="ignore"):
-                kinds[kind] = [group for stage in steps for group in groups(stage, weights, x, context)]
+            kinds[kind] = [group for stage in steps for group in groups(stage, weights, x, context)]
         for group in kinds[kind]:
             yield tuple(here[role] for role in group.names), group.columns
 

@@ -96,8 +96,8 @@ def claimed(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with suppress(OSError):  # not empty
-            for path in made:
+        for path in made:
+            with suppress(OSError):  # not empty, or gone
                 path.rmdir()
         raise
     finally:

@@ -53,7 +53,8 @@ class Budget:
     def line(self) -> str:
         """What a plan says of it, whose types are a guess until they are measured."""
         largest = {fmts[-1].name for fmts in self.ladders.values()}
-        ample = f"; even {' and '.join(sorted(largest))} fit, and floats are never chosen" if self.is_ample else ""
+        fit = "fits" if len(largest) == 1 else "fit"
+        ample = f"; even {' and '.join(sorted(largest))} {fit}, and floats are never chosen" if self.is_ample else ""
         return f"for at most {self.limit.label}; those above are a guess by bits alone{ample}"
 
 

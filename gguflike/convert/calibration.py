@@ -53,7 +53,7 @@ class Calibration:
     def notices(self) -> tuple[str, ...]:
         """What is to know of it: that there is less text than was asked for."""
         short = self.tokens < self.effort.tokens - self.sequence
-        return (f"calibrated on {self.tokens:,} tokens, which is all that the texts have",) if short else ()
+        return (f"calibrated on {counted(self.tokens, 'token')}, which is all that the texts have",) if short else ()
 
     @property
     def graph(self) -> Graph:
@@ -132,7 +132,7 @@ class Calibration:
         length = counted(len(self.sequences), "sequence")
         return [
             f"effort {self.effort.level}: {counted(len(tensors), 'tensor')} rounded for "
-            f"{self.tokens:,} tokens of {names}, in {length} of up to {self.sequence}"
+            f"{counted(self.tokens, 'token')} of {names}, in {length} of up to {self.sequence}"
         ]
 
     def document(self) -> dict[str, Any]:

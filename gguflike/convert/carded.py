@@ -6,26 +6,29 @@ Who measures is not known here: something that runs models, which what converts 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gguflike import container
 from gguflike.blocks import FORMATS, BlockFormat, format_by_name
+from gguflike.calibrate.texts import Text
 from gguflike.container import FilePlan, TensorSpec
 from gguflike.container.layout import MAX_NAME_BYTES
+from gguflike.convert.calibration import Calibration, digest
 from gguflike.convert.plan import Card, ConversionPlan
 from gguflike.convert.planned import PlannedTensor
 from gguflike.convert.sources import is_half, stored_as
-from gguflike.errors import UnsupportedError
+from gguflike.errors import ArgumentError, UnsupportedError
 from gguflike.progress import Progress
 
 
 def with_card(plan: ConversionPlan, card: Card) -> ConversionPlan:
     """The plan of the same file with places for figures in its header.
 
-    UnsupportedError for a model in several files, and what ``card.blank`` raises.
+    UnsupportedError for a model in several files, ArgumentError for a text that is calibrated on, and what
+    ``card.blank`` raises.
     """
     if plan.is_split:
         raise UnsupportedError(
@@ -33,8 +36,31 @@ def with_card(plan: ConversionPlan, card: Card) -> ConversionPlan:
             field="card",
             remedy="leave `card` out, and have `gguflike eval --card` measure it then",
         )
-    metadata = {**plan.metadata, **card.blank(plan.metadata, plan.source)}
+    said = card.blank(plan.metadata, plan.source)
+    _check_held_out(plan, said)
+    metadata = {**plan.metadata, **said}
     return replace(plan, metadata=metadata, files=(_laid_out(metadata, plan.tensors),), card=card)
+
+
+def _check_held_out(plan: ConversionPlan, said: Mapping[str, Any]) -> None:
+    """ArgumentError where the model is to be measured on a text that it is calibrated on."""
+    texts = plan.calibration.texts if isinstance(plan.calibration, Calibration) else ()
+    seen = {digest(each) for text in texts for each in _as_read(text)}
+    names, digests = (said[f"gguflike.quality.{key}"].value for key in ("texts", "texts.sha256"))
+    for name, sha256 in zip(names, digests, strict=True):
+        if sha256 in seen:
+            raise ArgumentError(
+                "calibrated on, too: figures on it would say nothing of other text",
+                field="text",
+                got=name,
+                remedy="measure on text that is held out",
+            )
+
+
+def _as_read(text: Text) -> Iterator[list[Text]]:
+    """A text as one that is measured on is joined: of a file of lines, each with a line end."""
+    yield [text]
+    yield [Text(text.name, tuple(f"{each}\n" for each in text.documents), text.rendered)]
 
 
 def final(

@@ -7,7 +7,7 @@ computes stays the same.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +28,7 @@ def folded(plan: ConversionPlan, threads: int | None, progress: Progress | None)
     folding = plan.folding
     assert folding is not None
     tensors = {tensor.name: tensor for tensor in plan.tensors}
-    kept = {tensor.name for tensor in plan.tensors if tensor.kept}
-    possible = [fold for fold in folding.folds if kept.isdisjoint(_touched(fold))]
+    possible = folding.possible(plan.tensors)
 
     def encode(name: str, rows: Floats, importance: Floats) -> Floats:
         tensor = tensors[name]
@@ -61,10 +60,6 @@ def folded(plan: ConversionPlan, threads: int | None, progress: Progress | None)
         left = counted(len(folding.folds) - len(possible), "fold")
         said.append(f"no scales for {left}, some of whose tensors are kept bit for bit")
     return _with(plan, scalings(found), said)
-
-
-def _touched(fold: Fold) -> Iterable[str]:
-    return (*(rows.name for rows in fold.divided), *fold.multiplied)
 
 
 def _with(plan: ConversionPlan, by_name: Mapping[str, Scaling], said: Sequence[str]) -> ConversionPlan:

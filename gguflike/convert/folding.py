@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -20,9 +20,10 @@ from gguflike.convert import workload
 from gguflike.convert.calibration import float_model, longest
 from gguflike.convert.effort import Effort
 from gguflike.convert.floats import FloatModel
+from gguflike.convert.planned import PlannedTensor
 from gguflike.convert.sources import Floats, Source, StackSource, check
 from gguflike.convert.stages import FOLDS, Stage, stage_of
-from gguflike.errors import counted
+from gguflike.errors import UnsupportedError, counted
 from gguflike.kernels.engine.host import thread_count
 
 TOKENS = 8192
@@ -82,6 +83,30 @@ class Folding:
     notices: tuple[str, ...] = ()
     speed: float | None = field(default=None, compare=False)
 
+    def possible(self, tensors: Iterable[PlannedTensor]) -> list[Fold]:
+        """The folds that touch nothing which is kept bit for bit."""
+        kept = {tensor.name for tensor in tensors if tensor.kept}
+        return [fold for fold in self.folds if kept.isdisjoint(_touched(fold))]
+
+    def check(self, tensors: Sequence[PlannedTensor], recipe: str) -> None:
+        """UnsupportedError where it is known that no scales will be moved."""
+        folds = self.possible(tensors)
+        encoded = {tensor.name for tensor in tensors if tensor.format.is_quantized}
+        what = ""
+        if not self.folds:
+            what = "the model has no place where they could be"
+        elif not folds:
+            what = "a tensor of each fold is kept bit for bit"
+        elif self.method == "awq" and not any(encoded & set(fold.multiplied) for fold in folds):
+            what = "no matrix is encoded in blocks, which is what they are moved for"
+        if what:
+            raise UnsupportedError(
+                f"no scales to move: {what}",
+                field="fold",
+                got="; ".join([recipe, *self.notices]),
+                remedy="leave out `fold`",
+            )
+
     def stage(self, formats: Mapping[str, BlockFormat]) -> Stage:
         """The stage in which scales are chosen, for tensors of these types by name."""
         graph, lengths = self.model.graph, tuple(map(len, self.sequences))
@@ -96,13 +121,17 @@ class Folding:
 
     def lines(self) -> list[str]:
         """What is to be said of it in a plan."""
-        tokens = sum(map(len, self.sequences))
-        return [f"{self.method}: up to {counted(len(self.folds), 'fold')} of scales, chosen on {tokens:,} tokens"]
+        tokens = counted(sum(map(len, self.sequences)), "token")
+        return [f"{self.method}: up to {counted(len(self.folds), 'fold')} of scales, chosen on {tokens}"]
 
     def metadata(self) -> dict[str, Any]:
         """What a file says of it."""
         tokens = sum(map(len, self.sequences))
         return {"gguflike.folding.method": self.method, "gguflike.folding.tokens": Typed(tokens, ValueType.UINT64)}
+
+
+def _touched(fold: Fold) -> Iterable[str]:
+    return (*(rows.name for rows in fold.divided), *fold.multiplied)
 
 
 def folding_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Source], label: str) -> Folding:

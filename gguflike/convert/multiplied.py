@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from gguflike.calibrate.texts import Text, sequences
 from gguflike.container import check_free, check_target
 from gguflike.container.claimed import claimed, emptied
 from gguflike.container.publish import check_folder
+from gguflike.container.writer import may_go_on
 from gguflike.convert import imatrix as imatrices
 from gguflike.convert import workload
 from gguflike.convert.calibration import longest
@@ -35,7 +37,7 @@ from gguflike.convert.quantize import plan_quantization
 from gguflike.convert.resume import made_of
 from gguflike.convert.sources import closing_sources
 from gguflike.convert.stages import INPUTS, Stage, document, lines, stage_of
-from gguflike.errors import ArgumentError, check_integer, counted
+from gguflike.errors import ArgumentError, OutputError, check_integer, counted
 from gguflike.kernels.engine.host import thread_count
 from gguflike.progress import Progress
 
@@ -115,7 +117,7 @@ class CalibrationPlan:
         length = counted(len(self.sequences), "sequence")
         said = [
             f"{self.source.source} -> {', '.join(str(each) for each in (self.target, self.hessians) if each)}",
-            f"{self.tokens:,} tokens of {names}, in {length} of up to {self.length}",
+            f"{counted(self.tokens, 'token')} of {names}, in {length} of up to {self.length}",
             *lines(self.stages, self.disk),
         ]
         if self.merged:
@@ -137,12 +139,14 @@ class CalibrationPlan:
         }
 
 
-def check_targets(out: StrPath | None, hessians: StrPath | None, overwrite: bool) -> None:
-    """OutputError where what a calibration writes is there already, unless ``overwrite``, or cannot be there."""
+def check_targets(out: StrPath | None, hessians: StrPath | None, overwrite: bool, place: StrPath | None = None) -> None:
+    """OutputError where what a calibration writes is there already, unless ``overwrite``, or cannot be there, or its
+    workspace in ``place`` cannot."""
     for target in [Path(each) for each in (out, None if hessians is None else Path(hessians) / store.INDEX) if each]:
         check_free(target, overwrite)
-    if out is not None:
-        check_folder(out)
+        check_folder(target)
+    if place is not None:
+        check_folder(Path(place) / "workspace")
 
 
 def plan_calibration(
@@ -171,11 +175,21 @@ def plan_calibration(
         check_integer("tokens", tokens, 2)
     if out is None and hessians is None:
         raise ArgumentError("nothing is asked for", field="out", remedy="give `out`, or `hessians`, or both")
-    files = files_of("calibration", calibration)
-    others = [imatrices.read(each) for each in files_of("merge", merge)]
+    files, merged = files_of("calibration", calibration), files_of("merge", merge)
+    if out is None and merged:
+        what = "sums are added to those of an importance matrix, and none is to be written"
+        raise ArgumentError(what, field="merge", got=merged[0], remedy="give `out`, too")
+    if gguf and revision is not None:
+        remedy = "name it in the id of a file of the Hub: org/name@revision:TYPE"
+        raise ArgumentError(
+            "a GGUF file has no revisions", path=os.fspath(src), field="revision", got=revision, remedy=remedy
+        )
+    others = [imatrices.read(each) for each in merged]
     plan = plan_quantization(src, None, COPY.name) if gguf else _plan(src, revision, progress)
     if out is not None:
         check_target(out, [*plan.inputs, *files, *(path for each in others for path in each.paths)])
+    if hessians is not None and os.path.realpath(hessians) == os.path.realpath(src):
+        raise OutputError("the target is also the source", path=os.fspath(hessians), remedy="choose another folder")
     model = plan.float_model()
     imatrices.merge([_nothing(model), *others], "")  # what does not fit is known before anything takes time
     texts = model.texts(files, chat)
@@ -215,6 +229,7 @@ def carry_out(planned: CalibrationPlan, threads: int | None, progress: Progress 
         if place is not None:
             missing[place] = store.missing(place, needs.kept(model.graph))
         disk.check_rooms(missing)
+        stack.push(partial(_let_go, folder))
         found = _Found(folder / key[:16], place, model.sha256)
         if place is not None:
             store.begin(place)
@@ -251,6 +266,14 @@ def carry_out(planned: CalibrationPlan, threads: int | None, progress: Progress 
         len(entries),
         {name: missed for name, entry in entries.items() if (missed := int((entry.counts == 0).sum()))},
     )
+
+
+def _let_go(folder: Path, kind: type[BaseException] | None, *_: object) -> None:
+    """Remove what is kept to go on from, where the same command would come to the same error."""
+    if kind is not None and not may_go_on(kind):
+        emptied(folder)
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _plan(src: StrPath, revision: str | None, progress: Progress | None) -> ConversionPlan:

@@ -68,11 +68,13 @@ def observe(
         check_integer("tokens", tokens, 2)
     plan = plan_quantization(path, None, COPY.name)
     model = plan.float_model()
+    types = {tensor.name: tensor.format for tensor in plan.tensors}
+    if not any(types[place.name].is_quantized for place in model.graph.tensors() if place.tensor.used):
+        raise _none(path)
     texts = model.texts(files_of("calibration", calibration), chat)
     length = longest(model, context)
     ids = sequences(texts, model.encode, length, model.begin, tokens)
     *seen, held = ids if len(ids) > 1 else [ids[0], ids[0]]
-    types = {tensor.name: tensor.format for tensor in plan.tensors}
     found: list[Group] = []
 
     def take(names: tuple[str, ...], result: Any) -> None:
@@ -95,12 +97,16 @@ def observe(
             progress=progress,
         )
     if not found:
-        raise ArgumentError(
-            "no matrix of the file multiplies activations of 8 bits",
-            path=os.fspath(path),
-            remedy="`gguflike quantize` makes such a file",
-        )
+        raise _none(path)
     return Observed(tuple(found), tuple(texts), _count(seen), tuple(held))
+
+
+def _none(path: StrPath) -> ArgumentError:
+    return ArgumentError(
+        "no matrix of the file multiplies activations of 8 bits",
+        path=os.fspath(path),
+        remedy="`gguflike quantize` makes such a file",
+    )
 
 
 def _group(names: Sequence[str], seen: Seen, observer: str) -> list[Group]:

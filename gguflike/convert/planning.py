@@ -98,6 +98,8 @@ def make(
         tensors = [replace(t, format=f, wanted=f) if (f := formats.get(t.name)) else t for t in tensors]
         metadata = {**metadata, "general.file_type": most_of(tensors).file_type}
     tensors += [each for tensor in tensors for each in _beside(tensor)]
+    if folding is not None:
+        folding.check(tensors, recipe.name)
     _check_overrides(selection.tensor_types, [each.name for each in sources if fixed(each) is None])
     again = [] if selection.allow_requantize else _requantized(tensors)
     said = [*notices, *again]
@@ -154,11 +156,15 @@ def _calibration_notices(plan: ConversionPlan) -> list[str]:
     """What of a calibrated plan is quantized without. UnsupportedError where that is all."""
     reached = {tensor.name for tensor in plan.calibrated}
     if not reached:
+        short = next((tensor for tensor in plan.substitutions if tensor.format.is_float), None)
+        other = "or choose a type such as Q4_K_M"
+        if short is not None:
+            other = f"as no block divides rows of {short.shape[-1]}"
         raise UnsupportedError(
             "nothing to calibrate: no matrix is encoded anew in blocks",
             field="effort",
             got=plan.recipe.name,
-            remedy="leave out `effort`, or choose a type such as Q4_K_M",
+            remedy=f"leave out `effort`, {other}",
         )
     # An embedding is looked up, not multiplied.
     others = [t.name for t in plan.tensors if t.format.is_quantized and not t.kept and t.name not in reached]

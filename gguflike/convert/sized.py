@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import prod
+from math import ceil, prod
 
 from gguflike.blocks import FORMATS, BlockFormat
 from gguflike.calibrate.allocate import Candidate, allocate
@@ -105,11 +105,12 @@ def allocated(
     except ArgumentError:
         least = fixed + sum(min(each.nbytes for each in points) for points in candidates.values())
         if limit.bpw is not None:
-            smallest = f"at least {8 * least / plan.parameters:.2f} bits per weight"
+            smallest = f"at least {ceil(800 * least / plan.parameters) / 100:.2f} bits per weight"
         else:
             smallest = f"at least {least + others(limit, plan):,} bytes"
+        small = "the file so small" if limit.beside is None else "the model run in so little memory"
         raise ArgumentError(
-            "no choice of types makes the file so small", field=limit.field, expected=smallest, got=limit.label
+            f"no choice of types makes {small}", field=limit.field, expected=smallest, got=limit.label
         ) from None
     return {name: FORMATS[each.type] for name, each in chosen.items()}
 
