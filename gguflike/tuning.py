@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +25,13 @@ from gguflike.calibrate.tune import tune as train
 from gguflike.container import GGUFFile, Typed, ValueType
 from gguflike.container.publish import check_folder, made_folder
 from gguflike.convert import workload
+from gguflike.convert.calibration import longest
 from gguflike.convert.from_checkpoint import plan_conversion
+from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.quantize import plan_quantization
 from gguflike.convert.stages import TUNING, Stage, document, lines
-from gguflike.errors import ArgumentError, UnsupportedError, check_choice, check_integer
+from gguflike.convert.tuned import most_bytes, too_large
+from gguflike.errors import ArgumentError, UnsupportedError, check_choice, check_integer, check_threads
 from gguflike.evaluate import models, texts
 from gguflike.families import config as configs
 from gguflike.families import registry
@@ -42,6 +44,7 @@ from gguflike.tensor import QuantizedTensor
 StrPath = str | os.PathLike[str]
 Texts = Mapping[str, str] | list[StrPath]
 Floats = npt.NDArray[np.float32]
+TYPE = "Q4_K_M"
 CONTEXT = 256
 """Tokens of a sequence."""
 HELD_OUT = 16_384
@@ -112,7 +115,7 @@ class TunePlan:
 def plan_tuning(
     src: StrPath,
     out: StrPath,
-    type: str = "Q4_K_M",
+    type: str | None = None,
     *,
     text: Mapping[str, str] | Iterable[StrPath],
     held_out: Mapping[str, str] | Iterable[StrPath],
@@ -127,28 +130,39 @@ def plan_tuning(
     """What `tune` with these arguments would do: in how many seconds, with how much memory and disk. No tensor is read,
     nothing is written; errors as there, but of a target that exists and of disks."""
     check_choice("moves", moves, MOVES)
-    steps = check_integer("steps", steps, 1)
+    options = Tuning(moves=moves, steps=check_integer("steps", steps, 1))
+    context, tokens = check_integer("context", context, 2), check_integer("tokens", tokens, 2)
+    _check_start(start, type=type, imatrix=imatrix)
     text, held_out = _listed(text), _listed(held_out)
-    _check_target(out, src, text, held_out, start, imatrix)
+    named, kept = _texts(text, held_out)
+    files = _files(src, text, held_out, start, imatrix)
+    container.check_target(out, files)
     if models.is_checkpoint(src):
-        plan = plan_conversion(src, None, type, imatrix=imatrix, tokenizer_proof="warn", progress=progress)
+        plan = plan_conversion(src, None, type or TYPE, imatrix=imatrix, tokenizer_proof="warn", progress=progress)
     else:
-        plan = plan_quantization(locate(src, progress), None, type, imatrix=imatrix)
+        plan = plan_quantization(locate(src, progress), None, type or TYPE, imatrix=imatrix)
+    container.check_target(out, [*plan.inputs, *files])
     model = plan.float_model()
     _check_logits(model.graph, plan.source)
     formats = {tensor.name: tensor.format for tensor in plan.tensors}
-    sizes = {tensor.name: tensor.weights for tensor in plan.tensors}
     if start is not None:
-        with container.open(start) as file:
-            formats = {name: info.format for name, info in file.infos.items()}
-            sizes = {name: prod(info.shape) for name, info in file.infos.items()}
-    types = {name: fmt.name for name, fmt in formats.items()}
-    trained = [(formats[name], sizes[name]) for name in _trainable(model.graph, types)]
-    options = Tuning(moves=moves, steps=steps)
-    weights = [count for _, count in trained]
-    coarse = sum(count for fmt, count in trained if options.of(fmt) == "codes")
+        formats = _formats(start, plan)
+    sizes = {tensor.name: tensor.weights for tensor in plan.tensors}
+    names = _trainable(model.graph, {name: fmt.name for name, fmt in formats.items()})
+    if not names:
+        raise ArgumentError(
+            "nothing to train: no matrix has blocks with scales",
+            field="type" if start is None else "start",
+            got=plan.recipe.name if start is None else os.fspath(start),
+            remedy="choose a type such as Q4_K_M, whose blocks divide the rows",
+        )
+    weights = [sizes[name] for name in names]
+    coarse = sum(sizes[name] for name in names if options.of(formats[name]) == "codes")
+    context = longest(model, context)
+    memory = needs.training(model.graph, context, weights, coarse, plan.parameters, workload.cpus())
+    if memory > most_bytes():
+        raise too_large(memory, '`moves="scales"` takes least; or a machine with more memory', path=plan.source)
     tokenizer = Tokenizer({**plan.metadata, **(plan.tokenizer.metadata if plan.tokenizer else {})})
-    named, kept = texts.named(text, "text"), texts.named(held_out, "held_out")
     read, other = (
         _sequences(field, each, tokenizer, context, most)
         for field, each, most in (("text", named, tokens), ("held_out", kept, HELD_OUT))
@@ -161,7 +175,7 @@ def plan_tuning(
     return TunePlan(
         plan.source,
         os.fspath(out),
-        tuple(dict.fromkeys(fmt.name for fmt, _ in trained)),
+        tuple(dict.fromkeys(formats[name].name for name in names)),
         moves,
         sum(weights),
         steps,
@@ -171,7 +185,7 @@ def plan_tuning(
         len(read),
         tuple(kept),
         workload.training(run, evaluated, steps // options.every + 1) / workload.speed(),
-        needs.BASE + needs.training(model.graph, context, weights, coarse, plan.parameters, workload.cpus()),
+        needs.BASE + memory,
         told + floats + begin,
     )
 
@@ -179,7 +193,7 @@ def plan_tuning(
 def tune(
     src: StrPath,
     out: StrPath,
-    type: str = "Q4_K_M",
+    type: str | None = None,
     *,
     text: Mapping[str, str] | Iterable[StrPath],
     held_out: Mapping[str, str] | Iterable[StrPath],
@@ -193,7 +207,7 @@ def tune(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> TunedFile:
-    """Write ``src`` as ``type`` to ``out``, trained on ``text`` to diverge less from ``src``.
+    """Write ``src`` as ``type`` (default: Q4_K_M) to ``out``, trained on ``text`` to diverge less from ``src``.
 
     ``src`` is a checkpoint (folder or Hub id) or a GGUF file of floats. Training begins with what `quantize_file` makes
     of it (with ``imatrix``), or with the GGUF file ``start``, whose types are kept. It moves super-scales, norm gains
@@ -202,30 +216,50 @@ def tune(
     exactly what the file would decode to.
 
     ``text`` and ``held_out`` are text files, or texts by name; of each ``text`` up to its share of ``tokens`` are used,
-    in sequences of ``context``. ``held_out`` should be of another kind: what is best on it (at most 16,384 tokens) is
-    what is written, so that the result is never worse there than what training began with. ``steps`` of eight sequences
-    each. The whole model is in memory in float32, several times. ``progress`` is told of steps.
+    in sequences of ``context`` (fewer, where the model was trained with fewer). ``held_out`` is other text, best of
+    another kind: what is best on it (at most 16,384 tokens) is what is written, so that the result is never worse there
+    than what training began with. ``steps`` of eight sequences each. The whole model is in memory in float32, several
+    times. ``progress`` is told of steps.
 
-    ArgumentError where there is nothing to train on, UnsupportedError for a model without logits; errors as of
-    `quantize_file` and `convert`. A folder that is missing is made; what cannot be written is an error first.
+    ArgumentError where there is nothing to train, or no text to train on, UnsupportedError for a model without logits,
+    or one that is too large; errors as of `quantize_file` and `convert`. A folder that is missing is made; what can be
+    known to be wrong is an error before anything is computed.
     """
-    check_choice("moves", moves, MOVES)
+    check_threads(threads)
     text, held_out = _listed(text), _listed(held_out)
-    _check_target(out, src, text, held_out, start, imatrix)
+    container.check_target(out, _files(src, text, held_out, start, imatrix))
     container.check_free(out, overwrite)
     check_folder(out)
+    plan = plan_tuning(
+        src,
+        out,
+        type,
+        text=text,
+        held_out=held_out,
+        start=start,
+        moves=moves,
+        steps=steps,
+        context=context,
+        tokens=tokens,
+        imatrix=imatrix,
+        progress=progress,
+    )
+    from gguflike.convert import quantize_file
+
     with ExitStack() as stack:
         stack.enter_context(made_folder(Path(out).parent))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gguflike-")))
+        check_rooms({folder: plan.disk})
         floats = stack.enter_context(models.float_file(src, threads, progress))
-        begin = os.fspath(start) if start is not None else _quantized(floats, folder, type, imatrix, threads, progress)
+        begin = start if start is not None else folder / "start.gguf"
+        if start is None:
+            quantize_file(floats, begin, type or TYPE, imatrix=imatrix, threads=threads, progress=progress)
         before = stack.enter_context(container.open(begin))
         check_rooms({Path(out).parent: before.file_bytes})
         graph = _graph(before)
         student = {name: before.load(name).dequantize(threads) for name in before.infos}
         with container.open(floats) as file:
             teacher = {name: file.load(name).dequantize(threads) for name in file.infos}
-        _check_alike(teacher, student, floats, begin)
         tokenizer = Tokenizer(before.metadata)
         tuned = train(
             graph,
@@ -233,8 +267,8 @@ def tune(
             student,
             _matrices(graph, before),
             _values(graph, before),
-            _sequences("text", text, tokenizer, context, tokens),
-            _sequences("held_out", held_out, tokenizer, context, HELD_OUT),
+            _sequences("text", text, tokenizer, plan.context, tokens),
+            _sequences("held_out", held_out, tokenizer, plan.context, HELD_OUT),
             folder,
             Tuning(moves=moves, steps=steps),
             threads=threads,
@@ -245,22 +279,33 @@ def tune(
     return result
 
 
-def _check_target(
-    out: StrPath, src: StrPath, text: Texts, held_out: Texts, start: StrPath | None, imatrix: StrPath | None
-) -> None:
-    """OutputError where ``out`` is no name of a file, or that of one which is read."""
-    files = [path for given in (text, held_out) if not isinstance(given, Mapping) for path in given]
-    container.check_target(out, [src, *files, *(each for each in (start, imatrix) if each is not None)])
+def _check_start(start: StrPath | None, **others: Any) -> None:
+    """ArgumentError for what says how the file is made that training begins with, where that is there."""
+    for name, value in others.items():
+        if start is not None and value is not None:
+            raise ArgumentError(
+                "the file to begin with is made already", field=name, got=value, remedy="leave out either it or `start`"
+            )
 
 
-def _quantized(
-    floats: str, folder: Path, type: str, imatrix: StrPath | None, threads: int | None, progress: Progress | None
-) -> str:
-    from gguflike.convert import quantize_file
+def _files(src: StrPath, text: Texts, held_out: Texts, start: StrPath | None, imatrix: StrPath | None) -> list[StrPath]:
+    """What the arguments name that is read."""
+    listed = [path for given in (text, held_out) if not isinstance(given, Mapping) for path in given]
+    return [src, *listed, *(each for each in (start, imatrix) if each is not None)]
 
-    path = folder / "start.gguf"
-    quantize_file(floats, path, type, imatrix=imatrix, threads=threads, progress=progress)
-    return os.fspath(path)
+
+def _texts(text: Texts, held_out: Texts) -> tuple[dict[str, str], dict[str, str]]:
+    """What is trained on and what is held out, by name. ArgumentError where a text is both."""
+    named, kept = texts.named(text, "text"), texts.named(held_out, "held_out")
+    for name, each in kept.items():
+        if each in named.values():
+            raise ArgumentError(
+                "trained on, too: what is best on it need not be on any other text",
+                field="held_out",
+                got=name,
+                remedy="hold out other text, best of another kind",
+            )
+    return named, kept
 
 
 def _graph(file: GGUFFile) -> Graph:
@@ -276,18 +321,22 @@ def _check_logits(graph: Graph, path: str) -> None:
         raise UnsupportedError("a model without logits has nothing to be tuned by", path=path, got="embeddings")
 
 
-def _check_alike(teacher: Mapping[str, Floats], student: Mapping[str, Floats], floats: str, start: str) -> None:
-    """ArgumentError unless the file that training begins with is of the same model."""
-    shapes = [{name: value.shape for name, value in each.items()} for each in (teacher, student)]
-    if shapes[0] != shapes[1]:
-        wrong = sorted(name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name))
+def _formats(start: StrPath, plan: ConversionPlan) -> dict[str, Any]:
+    """The types in the file that training begins with. ArgumentError unless its tensors are those of the plan."""
+    with container.open(start) as file:
+        formats = {name: info.format for name, info in file.infos.items()}
+        shapes = {name: tuple(info.shape) for name, info in file.infos.items()}
+    wanted = {tensor.name: tuple(tensor.shape) for tensor in plan.tensors}
+    if shapes != wanted:
+        wrong = sorted(name for name in {*shapes, *wanted} if shapes.get(name) != wanted.get(name))
         raise ArgumentError(
             "not a quantization of the model",
-            path=start,
+            path=os.fspath(start),
             field="start",
-            expected=f"the tensors of {floats}",
-            got=wrong[:3],
+            expected=f"the tensors of {plan.source}",
+            got=", ".join(wrong[:3]),
         )
+    return formats
 
 
 def _trainable(graph: Graph, types: Mapping[str, str]) -> list[str]:

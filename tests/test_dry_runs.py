@@ -109,6 +109,6 @@ def test_a_plan_of_another_file_to_begin_with(folder: Path, text: Path, tmp_path
     start = tmp_path / "start.gguf"
     gguflike.convert(folder, start, "Q3_K", pure=True, tokenizer_proof="warn")
     asked: dict[str, Any] = {"text": [text], "held_out": {"other": TEXT * 3}, "context": 32}
-    assert plan_tuning(folder, "out.gguf", "Q2_K", start=start, **asked).types == ("Q3_K",)
+    assert plan_tuning(folder, "out.gguf", start=start, **asked).types == ("Q3_K",)
     with pytest.raises(ArgumentError, match="too short"):
-        plan_tuning(folder, "out.gguf", "Q2_K", **{**asked, "context": 5000})
+        plan_tuning(folder, "out.gguf", "Q2_K", **{**asked, "text": {"short": "x"}})

@@ -15,7 +15,7 @@ import gguflike
 from gguflike import reference
 from gguflike.calibrate.distill import log_softmax
 from gguflike.cli import main
-from gguflike.errors import ArgumentError, OutputError
+from gguflike.errors import ArgumentError, OutputError, UnsupportedError
 from gguflike.tuning import _graph, plan_tuning
 from tests import tiny
 
@@ -31,7 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tuned(folder: Path, out: Path, **settings: Any) -> Any:
     settings = {"text": TEXTS, "held_out": OTHER, "steps": 4, "context": 32, "threads": 2, **settings}
-    return gguflike.tune(folder, out, settings.pop("type", "Q2_K"), **settings)
+    kind = None if "start" in settings else "Q2_K"
+    return gguflike.tune(folder, out, settings.pop("type", kind), **settings)
 
 
 def divergence(path: Path, floats: Path, ids: list[int]) -> float:
@@ -79,6 +80,28 @@ def test_another_file_to_begin_with(folder: Path, tmp_path: Path) -> None:
     other = tiny.checkpoint(tmp_path / "other", **{**SIZES, "intermediate_size": 512})
     with pytest.raises(ArgumentError, match="not a quantization of the model"):
         tuned(other, tmp_path / "wrong.gguf", start=tmp_path / "start.gguf")
+    with pytest.raises(ArgumentError, match="not a quantization of the model"):
+        planned(other, tmp_path / "wrong.gguf", None, start=tmp_path / "start.gguf")
+    for others in ({"type": "Q2_K"}, {"imatrix": tmp_path / "imatrix.gguf"}):
+        with pytest.raises(ArgumentError, match="the file to begin with is made already") as caught:
+            tuned(folder, tmp_path / "wrong.gguf", start=tmp_path / "start.gguf", **others)
+        assert [caught.value.field] == list(others)
+
+
+def test_nothing_that_is_read_is_written_over(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "hf")
+    before = {path: path.read_bytes() for path in (tmp_path / "hf").iterdir()}
+    for path in before:
+        for of in (planned, lambda *given: tuned(*given, overwrite=True)):
+            with pytest.raises(OutputError, match="the target is also a source"):
+                of(tmp_path / "hf", path)
+    assert {path: path.read_bytes() for path in (tmp_path / "hf").iterdir()} == before
+
+
+def test_sequences_are_as_long_as_the_model_was_trained_with(tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path / "short", **SIZES, max_position_embeddings=48)
+    assert planned(folder, tmp_path / "out.gguf", context=256).context == 48
+    tuned(folder, tmp_path / "out.gguf", context=256, steps=1)
 
 
 def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,8 +121,8 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "held-out divergence" in capsys.readouterr().out
 
 
-def planned(folder: Path, out: Path, **settings: Any) -> Any:
-    return plan_tuning(folder, out, "Q2_K", **{"text": TEXTS, "held_out": OTHER, "context": 32, **settings})
+def planned(folder: Path, out: Path, kind: str | None = "Q2_K", **settings: Any) -> Any:
+    return plan_tuning(folder, out, kind, **{"text": TEXTS, "held_out": OTHER, "context": 32, **settings})
 
 
 def test_what_is_wrong_is_said_before_anything_is_computed(
@@ -126,6 +149,18 @@ def test_what_is_wrong_is_said_before_anything_is_computed(
     assert not (tmp_path / "new").exists()
     with pytest.raises(ArgumentError, match=r"held_out.*at least 32 tokens"):
         tuned(folder, tmp_path / "out.gguf", held_out={"short": "x"})
+    with pytest.raises(ArgumentError, match=r"held_out: trained on, too.*got again"):
+        tuned(folder, tmp_path / "out.gguf", held_out={"again": TEXTS["two"]})
+    for wrong in ({"context": 1}, {"tokens": 1}, {"threads": 0}):
+        with pytest.raises(ArgumentError, match="out of range"):
+            tuned(folder, tmp_path / "out.gguf", **wrong)
+    for kind in ("F16", "Q2_K"):  # no block of which divides rows of 40
+        odd = tiny.checkpoint(tmp_path / "odd", hidden_size=40, intermediate_size=72, head_dim=10)
+        with pytest.raises(ArgumentError, match="nothing to train: no matrix has blocks with scales"):
+            tuned(odd, tmp_path / "out.gguf", type=kind)
+    monkeypatch.setattr(sys.modules["gguflike.convert.tuned"], "machine_bytes", lambda: 1 << 20)
+    with pytest.raises(UnsupportedError, match="too large to be tuned on this machine"):
+        tuned(folder, tmp_path / "out.gguf")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 50)
     for name in ("text", "held_out"):
         with pytest.raises(ArgumentError, match=rf"{name}: the text is not UTF-8"):

@@ -14,8 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", metavar="SRC", help="checkpoint (folder or Hub id), or GGUF file of floats")
     add("-o", "--out", required=True, metavar="OUT", help="GGUF file to write")
-    add("-t", "--type", default="Q4_K_M", metavar="TYPE", help="recipe, such as Q2_K or Q4_K_M (default: Q4_K_M)")
-    add("--start", metavar="FILE", help="quantized GGUF file of SRC to begin with; its types are kept")
+    add("-t", "--type", metavar="TYPE", help="recipe, such as Q2_K or Q4_K_M (default: Q4_K_M)")
+    add("--start", metavar="FILE", help="quantized GGUF file of SRC to begin with, instead of -t; its types are kept")
     add("--text", action="extend", nargs="+", required=True, metavar="F", help="text to train on")
     add(
         "--held-out",
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="F",
-        help="text of another kind: what is best on it is written",
+        help="other text, best of another kind: what is best on it is written",
     )
     add(
         "--moves",
@@ -32,7 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is trained beside norm gains: super-scales, also integer scales, also codes (default: codes)",
     )
     add("--steps", type=positive, default=160, metavar="N", help="steps of eight sequences (default: 160)")
-    add("--context", type=positive, default=256, metavar="N", help="tokens of a sequence (default: 256)")
+    add(
+        "--context",
+        type=positive,
+        default=256,
+        metavar="N",
+        help="tokens of a sequence (default: 256, or the trained context)",
+    )
     add("--tokens", type=positive, default=200_000, metavar="N", help="tokens of text to use (default: 200000)")
     add("--imatrix", metavar="F", help="importance matrix for what training begins with")
     add("--overwrite", action="store_true", help="replace OUT")

@@ -65,7 +65,6 @@ def tuning_of(plan: ConversionPlan) -> TuningPlan:
             got=3,
             remedy="`effort=2`",
         )
-    most = int(_SHARE * machine_bytes())
     coarse = sum(tensor.weights for tensor in trained if tensor.format.bits_per_weight <= BITS)
     graph, longest = calibration.graph, min(SEQUENCE, calibration.sequence)
     weights = [tensor.weights for tensor in trained]
@@ -75,20 +74,32 @@ def tuning_of(plan: ConversionPlan) -> TuningPlan:
     }
     if not coarse:
         del sizes["codes"]
-    fits = [moves for moves, nbytes in sizes.items() if nbytes <= most]
+    fits = [moves for moves, nbytes in sizes.items() if nbytes <= most_bytes()]
     if not fits:
-        raise UnsupportedError(
-            "the model is too large to be tuned on this machine: it is in memory in float32, several times",
-            field="effort",
-            expected=f"at most {size(most)}",
-            got=size(sizes["scales"]),
-            remedy="`effort=2` holds one layer at a time; or a machine with more memory",
-        )
+        remedy = "`effort=2` holds one layer at a time; or a machine with more memory"
+        raise too_large(sizes["scales"], remedy, field="effort")
     moves: Any = fits[0]
     run, evaluated = (workload.Run(graph, count * (longest,)) for count in (STEPS * BATCH, -(-HELD_OUT // longest)))
     seconds = workload.training(run, evaluated, STEPS // EVERY + 1) / workload.speed()
     held_out = tuple(text.name for text in calibration.held_out)
     return TuningPlan(moves, sizes[moves], seconds, held_out, BITS, STEPS, BATCH, SEQUENCE)
+
+
+def most_bytes() -> int:
+    """Bytes of memory that training may take on this machine."""
+    return int(_SHARE * machine_bytes())
+
+
+def too_large(nbytes: int, remedy: str, *, path: str | None = None, field: str | None = None) -> UnsupportedError:
+    """The error for a model whose training takes more."""
+    return UnsupportedError(
+        "the model is too large to be tuned on this machine: it is in memory in float32, several times",
+        expected=f"at most {size(most_bytes())}",
+        got=size(nbytes),
+        path=path,
+        field=field,
+        remedy=remedy,
+    )
 
 
 def header(planned: ConversionPlan, done: ConversionPlan) -> FilePlan:
