@@ -435,7 +435,12 @@ def test_layers_of_glm_5_where_a_file_does_not_say() -> None:
 
 def test_scales_of_minicpm_3() -> None:
     """GGUF has those of the published model only by their absence, as llama.cpp, which reads none, takes them."""
-    of = {"architectures": ["MiniCPM3ForCausalLM"], "qk_rope_head_dim": 32, "num_key_value_heads": 4}
+    of = {
+        "architectures": ["MiniCPM3ForCausalLM"],
+        "qk_rope_head_dim": 32,
+        "num_key_value_heads": 4,
+        "rms_norm_eps": 1e-6,
+    }
     family, c, notices = read(plain(**of))
     assert (c.embedding_scale, c.residual_scale, c.logit_scale) == (12.0, 0.7, 0.25)
     assert not notices

@@ -15,6 +15,7 @@ from gguflike.families.decoder import (
     DECODER_NAMES,
     INERT_KEYS,
     SILU,
+    Decoder,
     decoder,
     exported,
     feed_forward,
@@ -38,7 +39,7 @@ from gguflike.families.mixture import (
     unsaid_is_one_dense,
 )
 from gguflike.families.origins import Named, Piece, suffixed
-from gguflike.families.parts import Block, Branch, Graph, Mixer, Rope, Temperature, Tensor
+from gguflike.families.parts import Block, Branch, Graph, Mixer, Norm, Rope, Scaling, Temperature, Tensor
 from gguflike.families.parts.experts import Router
 from gguflike.families.parts.latent import LatentAttention
 from gguflike.families.rope import yarn_magnitude
@@ -134,6 +135,43 @@ def latent_decoder(
     return mtp.with_mtp(c, graph, block) if isinstance(c, mtp.Headed) else graph
 
 
+LATENT_EPS = 1e-6
+
+
+def latent_norm(role: str, size: int) -> Norm:
+    """The norm of latents, whose epsilon is the same in all models, whatever they say of their other norms."""
+    return Norm(role, size, LATENT_EPS)
+
+
+def latent_notices(c: DeepSeek, known: bool = True) -> list[str]:
+    """What llama.cpp does not compute of latents and of how their scores grow; ``known``: it takes mscale to be what
+    mscale_all_dim is, and else 1."""
+    scaling = rope_of_latent(c).scaling
+    grows = scaling is not None and scales(scaling) != 1.0
+    unlike = not known and c.log_multiplier is not None and abs(c.log_multiplier - 0.1) > 1e-6
+    return [*norm_notices(c), *([TWICE] if grows or unlike else [])]
+
+
+def scales(scaling: Scaling) -> float:
+    """By what llama.cpp takes a rotation to be multiplied: by a magnitude, which it has of linear scaling, too."""
+    if scaling.kind == "yarn" and scaling.magnitude is not None:
+        return scaling.magnitude
+    return yarn_magnitude(scaling.factor)
+
+
+TWICE = (
+    "llama.cpp multiplies scores by the square of the magnitude of stretched rotations in this architecture, whose "
+    "products have it already: it computes otherwise"
+)
+
+
+def norm_notices(c: Decoder) -> list[str]:
+    """What llama.cpp does not compute of norms of latents."""
+    if abs(c.norm_eps - LATENT_EPS) <= 1e-3 * LATENT_EPS:
+        return []
+    return [f"llama.cpp adds {c.norm_eps:g} in the norms of latents, as in others, and this model {LATENT_EPS:g}"]
+
+
 def latent_attention(c: DeepSeek) -> LatentAttention:
     """Latent attention with the configuration's sizes."""
     rope = rope_of_latent(c)
@@ -149,8 +187,8 @@ def latent_attention(c: DeepSeek) -> LatentAttention:
         c.value_dim,
         grown**2 / c.key_dim**0.5,
         rope,
-        rms(c, "attn_kv_a_norm", c.kv_rank),
-        rms(c, "attn_q_a_norm", c.q_rank) if c.q_rank else None,
+        latent_norm("attn_kv_a_norm", c.kv_rank),
+        latent_norm("attn_q_a_norm", c.q_rank) if c.q_rank else None,
         bias=c.attention_bias,
         temperature=None if c.temperature is None else Temperature(c.temperature, float(c.temperature_length or 1)),
     )
@@ -280,6 +318,7 @@ DEEPSEEK_V2 = Family(
     constants=exported("DeepseekV2ForCausalLM", "deepseek_v2"),
     normalized=normalized,
     spelled=spelled,
+    notices=latent_notices,
     file_variant=_of_file,
 )
 DEEPSEEK_V3 = replace(

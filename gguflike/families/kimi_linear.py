@@ -8,7 +8,7 @@ from typing import Any
 from gguflike.errors import UnsupportedError
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import INERT_KEYS, SILU, decoder, exported, feed_forward, rms
-from gguflike.families.deepseek import DEEPSEEK_V3, DeepSeek, latent_attention, mixture
+from gguflike.families.deepseek import DEEPSEEK_V3, DeepSeek, latent_attention, mixture, norm_notices
 from gguflike.families.family import Family
 from gguflike.families.hybrid import with_layer_types
 from gguflike.families.mixture import ROUTER_KEYS, SIGMOID, dense_lead, gating, unsaid_is_one_dense
@@ -149,4 +149,5 @@ KIMI_LINEAR = Family(
     constants=exported("KimiLinearForCausalLM", "kimi_linear"),
     normalized=normalized,
     spelled=spelled,
+    notices=norm_notices,
 )

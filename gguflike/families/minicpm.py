@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
+from gguflike.errors import UnsupportedError
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
     DECODER_NAMES,
@@ -20,8 +21,8 @@ from gguflike.families.decoder import (
     first_context,
     longrope_of,
     recover_longrope,
-    rms,
 )
+from gguflike.families.deepseek import latent_norm, norm_notices
 from gguflike.families.family import Family
 from gguflike.families.granite import scaled_block, scales
 from gguflike.families.origins import Named
@@ -125,8 +126,8 @@ def minicpm3(c: MiniCPM3) -> Graph:
         c.value_dim,
         c.key_dim**-0.5,
         longrope_of(c, "neox"),
-        rms(c, "attn_kv_a_norm", c.kv_rank),
-        rms(c, "attn_q_a_norm", c.q_rank),
+        latent_norm("attn_kv_a_norm", c.kv_rank),
+        latent_norm("attn_q_a_norm", c.q_rank),
         together=True,
     )
     block = scaled_block(c, mixer, feed_forward(c))
@@ -143,14 +144,28 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
+def _unscaled(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json of MiniCPM 3. UnsupportedError where scores grow with how far positions are stretched."""
+    ropes = [values.get(name) or {} for name in ("rope_parameters", "rope_scaling")]
+    grown = next((each["mscale_all_dim"] for each in ropes if each.get("mscale_all_dim")), None)
+    if grown is not None:
+        raise UnsupportedError(
+            "a factor of scores, which GGUF has no key for in this architecture",
+            field="config.json: rope_parameters.mscale_all_dim",
+            expected="none",
+            got=grown,
+        )
+    return normalized(values)
+
+
 def notices(c: MiniCPM3) -> list[str]:
     """What llama.cpp does not compute of files of this architecture."""
     scales = (c.embedding_scale, c.residual_scale, c.logit_scale)
     usual = (_EMBEDDING, _DEPTH / c.n_layer**0.5, c.n_embd / _BASE)
     if all(abs(a - b) <= 1e-6 * b for a, b in zip(scales, usual, strict=True)):
-        return []
+        return norm_notices(c)
     said = f"scale_emb {_EMBEDDING:g}, scale_depth {_DEPTH:g} and dim_model_base {_BASE}"
-    return [f"llama.cpp takes {said} for all models of this architecture; this one says otherwise"]
+    return [f"llama.cpp takes {said} for all models of this architecture; this one says otherwise", *norm_notices(c)]
 
 
 # As of the models' own code, which Transformers has none for.
@@ -190,7 +205,7 @@ MINICPM3 = Family(
     implemented=MappingProxyType({**SILU, "attention_bias": (False,), "mlp_bias": (False,)}),
     inert=INERT_KEYS,
     constants=exported("MiniCPM3ForCausalLM", "minicpm3"),
-    normalized=normalized,
+    normalized=_unscaled,
     notices=notices,
     recover=recover_longrope,
 )

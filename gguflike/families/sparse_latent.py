@@ -16,6 +16,7 @@ from gguflike.families.deepseek import (
     DeepSeekHeaded,
     latent_attention,
     latent_decoder,
+    latent_notices,
     normalized,
     rope_of_latent,
 )
@@ -140,6 +141,7 @@ DEEPSEEK_V32 = replace(
     origins=_ORIGINS,
     normalized=normalized_v32,
     constants=exported("DeepseekV32ForCausalLM", "deepseek_v32"),
+    notices=lambda c: latent_notices(c, known=False),
 )
 GLM5 = replace(
     DEEPSEEK_V32,
