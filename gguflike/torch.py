@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.utils import parametrize
+from torch.utils.checkpoint import checkpoint
 
 import gguflike
 from gguflike import container
@@ -138,6 +139,10 @@ class FakeQuantized(torch.nn.Module):
 
     def forward(self, weight: Any) -> Any:
         """What the blocks decode to."""
+        # Some ten tensors as large as the weight are steps of its rounding: made again in the backward pass, not kept.
+        return checkpoint(self._decoded, weight, use_reentrant=False, preserve_rng_state=False)
+
+    def _decoded(self, weight: Any) -> Any:
         steps = self._steps()
         _, levels = self._codes(weight, steps["factor"], steps["shift"])
         return (steps["factor"] * levels - steps["shift"]).to(weight.dtype)

@@ -51,6 +51,26 @@ def test_gradients_are_those_of_torch(name: str, tmp_path: Path) -> None:
     assert abs(got - want).max() < 2e-3 * abs(want).max()
 
 
+def test_training_keeps_no_step_of_the_rounding() -> None:
+    """For the backward pass there is the weight that multiplies, and what it multiplies, as without quantization."""
+    from gguflike.torch import quantize
+
+    def saved(model: Any) -> int:
+        storages: dict[int, int] = {}
+
+        def pack(tensor: Any) -> Any:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            held = model(torch.ones(4, 512))  # noqa: F841
+            return sum(storages.values())
+
+    plain, fake = (torch.nn.Sequential(torch.nn.Linear(512, 64), torch.nn.Linear(64, 256)) for _ in range(2))
+    assert quantize(fake, "Q4_0") == ["0", "1"]
+    assert saved(fake) <= saved(plain) + 4 * (512 * 64 + 64 * 256)
+
+
 @pytest.mark.parametrize("moves", ["scales", "integers", "codes"])
 @pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "Q6_K", "Q4_0", "Q5_1", "IQ4_XS", "IQ4_NL", "MXFP4", "TQ2_0"])
 def test_modules_compute_what_their_blocks_decode_to(name: str, moves: Any) -> None:
