@@ -462,6 +462,73 @@ def test_lines_that_are_no_questions(line: str, tmp_path: Path) -> None:
         tasks.read(tmp_path / "x.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("record", "want"),
+    [
+        ({"question": "Q", "choices": ["a", "b", "c"], "answer": 2, "subject": "x"}, ("Q", ("a", "b", "c"), 2)),
+        ({"question": "Q", "choices": ["a", "b"], "answer": "B"}, ("Q", ("a", "b"), 1)),
+        ({"question": "Q", "options": ["a", "b"], "answer": 0}, ("Q", ("a", "b"), 0)),
+        ({"ind": 4, "ctx": "C", "endings": ["a", "b"], "label": "1"}, ("C", ("a", "b"), 1)),
+        ({"question": "Q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "A"},
+         ("Q", ("a", "b"), 0)),
+        ({"question": "Q", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answerKey": "2"},
+         ("Q", ("a", "b"), 1)),
+        ({"question_stem": "Q", "choices": {"text": ["a", "b"], "label": ["B", "A"]}, "answerKey": "A"},
+         ("Q", ("a", "b"), 1)),
+    ],
+)  # fmt: skip
+def test_questions_of_well_known_sets(record: dict[str, Any], want: Any, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(f"\n{json.dumps(record)}\n")
+    assert tasks.read(tmp_path / "x.jsonl") == [tasks.Question(*want)]
+    assert tasks.read(tmp_path / "x.jsonl")[0].line == 2
+
+
+@pytest.mark.parametrize("answer", ["", "C", "2", "-1", "²", 2.0, None, ["a"], True])
+def test_answers_that_name_no_choice(answer: Any, tmp_path: Path) -> None:
+    record = {"question": "Q", "choices": {"text": ["a", "b"], "label": ["x", "y"]}, "answerKey": answer}
+    (tmp_path / "x.jsonl").write_text(json.dumps(record))
+    with pytest.raises(ArgumentError, match="no such answer"):
+        tasks.read(tmp_path / "x.jsonl")
+
+
+def test_what_is_known_before_a_model_runs_is_said_before(
+    two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _, _ = two
+    (tmp_path / "x.jsonl").write_text(json.dumps({"question": "abc " * 200, "choices": ["d", "e"], "answer": 0}))
+    monkeypatch.setattr(streaming, "stream", None)  # which is not reached
+    with pytest.raises(ArgumentError, match=r"tasks: the question in line 1 of 'x' is too long.*at most 128 tokens"):
+        gguflike.evaluate(first, {"t": TEXT}, tasks=[tmp_path / "x.jsonl"], context=CONTEXT)
+    for name, value in (("context", 64), ("tokens", 64), ("score", "all")):
+        with pytest.raises(ArgumentError, match=f"{name}: says how texts are cut and scored, and there is none"):
+            gguflike.evaluate(first, tasks=[tmp_path / "x.jsonl"], **{name: value})  # type: ignore[arg-type]
+    monkeypatch.setattr(models, "float_file", None)
+    folder = tiny.checkpoint(tmp_path / "hf")
+    for settings in ({"text": {"x": "short"}}, {"text": {"x": TEXT}, "context": 129}):
+        with pytest.raises(ArgumentError, match=r"too short|more than the model was trained with"):
+            gguflike.evaluate(first, settings.pop("text"), reference=folder, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wide", [40, 80, 200])
+def test_tables_are_as_wide_as_the_terminal(
+    two: Two, tmp_path: Path, wide: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, _ = two
+    texts_ = [tmp_path / f"{name}.txt" for name in ("one", "two", "three", "four")]
+    for path in texts_:
+        path.write_text(TEXT)
+    monkeypatch.setenv("COLUMNS", str(wide))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    command = ["eval", str(second), "--reference", str(first), "--context", str(CONTEXT), "--text", *map(str, texts_)]
+    assert main(command) == 0
+    _, *lines = capsys.readouterr().out.rstrip().split("\n")
+    heads = [line.split() for line in lines if set(line.split()) & {"one", "two", "three", "four", "all"}]
+    assert [name for head in heads for name in head] == ["one", "two", "three", "four", "all"]
+    if wide >= 80:
+        assert max(map(len, lines)) <= wide
+    assert len(heads) == {40: 5, 80: 3, 200: 1}[wide]
+
+
 def test_a_file_without_questions(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("\n\n")
     with pytest.raises(ArgumentError, match="no questions"):

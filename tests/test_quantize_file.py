@@ -190,10 +190,10 @@ GOOD = struct.pack("<iii", 1, 1, 0x61)[:9] + struct.pack("<ii", 1, 1) + struct.p
     [
         (b"", "file is empty"),
         (b"\xff\xff\xff\xff", "-1 entries"),
-        (struct.pack("<i", 2**31 - 1), "2147483647 entries"),
-        (struct.pack("<ii", 1, 2**30), "a name of 1073741824 bytes"),
+        (struct.pack("<i", 2**31 - 1), "2,147,483,647 entries"),
+        (struct.pack("<ii", 1, 2**30), "a name of 1,073,741,824 bytes"),
         (struct.pack("<ii", 1, -5), "a name of -5 bytes"),
-        (GOOD[:9] + struct.pack("<ii", 1, 2**30), "1073741824 values in 0 bytes"),
+        (GOOD[:9] + struct.pack("<ii", 1, 2**30), "1,073,741,824 values in 0 bytes"),
         (GOOD[:9] + struct.pack("<ii", 1, -1), "-1 values"),
         (GOOD[:-1], "1 value in 3 bytes"),
         (GOOD[:8] + b"\xff" + GOOD[9:], "codec can't decode"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from gguflike.cli.arguments import positive
-from gguflike.cli.output import clean, print_json, table, tell
+from gguflike.cli.output import clean, columns, print_json, table, tell
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.recipes import add_text_arguments
 from gguflike.cli.settings import ALL, add_settings
@@ -29,7 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--reference", metavar="SRC", help="what FILE was made from, GGUF or checkpoint: adds the KL divergence")
     add_text_arguments(parser, "write the figures into the metadata of FILE, beside those of --reference")
-    add("--tasks", action="extend", nargs="+", default=[], metavar="F", help="JSONL of questions with choices")
+    add(
+        "--tasks",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="F",
+        help="JSONL of questions with choices, as of MMLU, HellaSwag or ARC",
+    )
     add(
         "--blame",
         nargs="?",
@@ -105,9 +114,24 @@ def _print(result: Evaluation) -> None:
     if result.qualities:
         scored = "second half" if result.protocol.score == "half" else "all tokens"
         tell(f"{clean(result.model)}: chunks of {result.protocol.context} tokens, {scored} scored; ± standard error")
-        print(quality_table(result.qualities))
+        print(_fitting(result.qualities, quality_table))
     if result.tasks:
-        print(_task_table(result.tasks))
+        print(_fitting(result.tasks, _task_table))
+
+
+Record = TypeVar("Record", "Quality", "Accuracy")
+
+
+def _fitting(records: tuple[Record, ...], table_of: Callable[[tuple[Record, ...]], str]) -> str:
+    """The table of some records, each a column; on a terminal several tables, where one is too wide."""
+    found, wide = [], columns(sys.stdout) if sys.stdout.isatty() else 1 << 30
+    while records:
+        count = len(records)
+        while count > 1 and max(map(len, table_of(records[:count]).split("\n"))) > wide:
+            count -= 1
+        found.append(table_of(records[:count]))
+        records = records[count:]
+    return "\n\n".join(found)
 
 
 def quality_table(qualities: tuple[Quality, ...]) -> str:

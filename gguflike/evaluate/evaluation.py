@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.errors import check_threads
+from gguflike.errors import ArgumentError, check_choice, check_threads
 from gguflike.evaluate import estimates, models, streaming, tasks, texts
 from gguflike.evaluate.estimates import Figure
 from gguflike.evaluate.scores import Pairs, Scores
@@ -144,7 +144,14 @@ def evaluate_all(
 ) -> list[Evaluation]:
     """`evaluate` of several models at once: the reference is run once for all, and all are in memory."""
     check_threads(threads)
+    check_choice("score", score, texts.SCORES)
+    if not held_out.texts:
+        for name, value in (("context", context), ("tokens", tokens), ("score", None if score == "half" else score)):
+            if value is not None:
+                what = "says how texts are cut and scored, and there is none"
+                raise ArgumentError(what, field=name, got=value, remedy="add `text`")
     sources = [*files, *([] if reference is None else [reference])]
+    models.check_texts(sources, held_out.texts, context, tokens, score)
     with ExitStack() as stack:
         paths = [stack.enter_context(models.float_file(each, threads, progress)) for each in sources]
         trained = [models.metadata_of(path) for path in paths]
@@ -159,6 +166,9 @@ def evaluate_all(
         streaming.check_alike(loaded, held_out.texts, protocol)
         own, beside = loaded[: len(files)], loaded[len(files)] if reference is not None else None
         kinds = [texts.cut(name, text, own[0].tokenizer, protocol) for name, text in held_out.texts.items()]
+        for kind, questions in held_out.questions.items():
+            for model in loaded:
+                tasks.check(model, questions, kind)
         scored = streaming.stream(own, beside, kinds, protocol, progress)
         answers = {
             kind: [tasks.likelihoods(model, questions, kind, progress) for model in loaded]

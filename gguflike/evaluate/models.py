@@ -18,9 +18,11 @@ from typing import Any
 from gguflike import container
 from gguflike.container.layout import ARCHITECTURE_KEY
 from gguflike.errors import ArgumentError, GGUFLikeError
+from gguflike.evaluate import texts
 from gguflike.evaluate.texts import CONTEXT
 from gguflike.locate import locate
 from gguflike.progress import Progress
+from gguflike.runner.tokenizer import Tokenizer
 
 StrPath = str | os.PathLike[str]
 FLOATS = ("BF16", "F16")  # types that a checkpoint of such matrices is stored in without loss; all others need F32
@@ -72,6 +74,22 @@ def is_checkpoint(source: StrPath) -> bool:
     if found is None or not found.repo or found.file is not None or found.type is not None:
         return False
     return not resolver.models_of(client.list_repository(found.repo, found.revision).files)
+
+
+def check_texts(
+    sources: Sequence[StrPath], held_out: Mapping[str, str], context: int | None, tokens: int | None, score: str
+) -> None:
+    """Errors of texts that are too short, and of how they are to be cut, where a checkpoint among the ``sources`` would
+    be converted before they are met: by a GGUF file that is here, if there is one beside it."""
+    here = [each for each in sources if os.path.isfile(each)]  # noqa: PTH113 - text
+    here = [each for each in here if not is_checkpoint(each)]
+    if not here or not held_out or len(here) == len(sources):
+        return
+    with container.open(here[0]) as file:
+        protocol = texts.Protocol(chosen_context(context, [metadata_of(here[0])]), tokens, score)
+        tokenizer = Tokenizer(file.metadata)
+        for name, text in held_out.items():
+            texts.cut(name, text, tokenizer, protocol)
 
 
 def lossless(dtypes: Iterable[str]) -> str:

@@ -1,16 +1,16 @@
 """Questions with choices: which one a model finds likeliest.
 
-A file of tasks is JSONL: on each line an object with ``prompt`` or ``question``, ``choices``, a list of texts, and
-``answer``, the number of the right one from 0. A choice is scored by the log likelihood of its tokens behind the
-prompt, with a space between the two unless one of them has it: as it is (``accuracy``), and divided by its bytes in
-UTF-8 (``normalized``), since longer texts are less likely.
+A file of tasks is JSONL: on each line an object with a question, a list of choices, and which of them is right, under
+the names that MMLU, HellaSwag, ARC and others give these (`_NAMES`). A choice is scored by the log likelihood of its
+tokens behind the prompt, with a space between the two unless one of them has it: as it is (``accuracy``), and divided
+by its bytes in UTF-8 (``normalized``), since longer texts are less likely.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from gguflike import jsontext
 from gguflike.calibrate.texts import check_unicode, lines_of, text_of
-from gguflike.errors import ArgumentError
+from gguflike.errors import ArgumentError, counted
 from gguflike.evaluate import estimates
 from gguflike.evaluate.estimates import Figure
 from gguflike.evaluate.scores import scores
@@ -29,15 +29,22 @@ if TYPE_CHECKING:
     from gguflike.runner.model import Model
 
 Floats = npt.NDArray[np.float64]
+_NAMES = (
+    ("prompt", "question", "question_stem", "ctx"),
+    ("choices", "endings", "options"),
+    ("answer", "label", "answerKey"),
+)
+"""What sets of questions call a question, its choices and which is right: the first that is there counts."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One line of a file of tasks."""
+    """One line of a file of tasks, and its number in the file."""
 
     prompt: str
     choices: tuple[str, ...]
     answer: int
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -62,13 +69,13 @@ def read(path: Path) -> list[Question]:
     found = []
     for number, line in lines_of(text_of(path, "tasks")):
         try:
-            found.append(_question(jsontext.parsed(line)))
+            found.append(replace(_question(jsontext.parsed(line)), line=number))
         except ValueError as error:
             raise ArgumentError(
                 f"line {number} is no question with choices",
                 path=path,
                 field="tasks",
-                expected='{"question": text, "choices": [texts, two at least], "answer": number of the right one}',
+                expected='{"question": text, "choices": [texts, two at least], "answer": number from 0}',
                 got=f"{line[:60]!r}: {str(error)[:80]}",
             ) from None
     if not found:
@@ -79,16 +86,50 @@ def read(path: Path) -> list[Question]:
 def _question(record: Any) -> Question:
     if not isinstance(record, dict):
         raise ValueError("no object")
-    prompt, choices, answer = record.get("prompt", record.get("question")), record.get("choices"), record.get("answer")
+    prompt, choices, answer = (_first(record, names) for names in _NAMES)
+    labels: Any = []
+    if isinstance(choices, dict):  # of the Hub's ARC and its like
+        labels, choices = choices.get("label", []), choices.get("text")
     if not isinstance(prompt, str) or not prompt:
         raise ValueError("no prompt or question")
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c.strip() for c in choices):
         raise ValueError("no two choices")
-    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
+    answer = _number(answer, labels if isinstance(labels, list) else [])
+    if not 0 <= answer < len(choices):
         raise ValueError("no such answer")
     for text in (prompt, *choices):
         check_unicode(text)
     return Question(prompt, tuple(choices), answer)
+
+
+def _first(record: dict[str, Any], names: Sequence[str]) -> Any:
+    return next((record[name] for name in names if name in record), None)
+
+
+def _number(answer: Any, labels: list[Any]) -> int:
+    """The number of the choice that is called so: by a label of its own, a number from 0, or a letter. -1 for none."""
+    if isinstance(answer, str | int) and not isinstance(answer, bool) and answer in labels:
+        return labels.index(answer)
+    if isinstance(answer, str):
+        text = answer.strip()
+        if text.isdecimal() and text.isascii() and len(text) < 4:
+            return int(text)
+        return ord(text) - ord("A") if len(text) == 1 and "A" <= text <= "Z" else -1
+    return answer if isinstance(answer, int) and not isinstance(answer, bool) else -1
+
+
+def check(model: Model, questions: Sequence[Question], kind: str) -> None:
+    """ArgumentError for a question that the model has no room for."""
+    for question in questions:
+        count = max(len(model.tokenize(joined(question.prompt, choice))) for choice in question.choices)
+        if count > model.context:
+            raise ArgumentError(
+                f"the question in line {question.line} of {kind!r} is too long for the model",
+                field="tasks",
+                expected=f"at most {counted(model.context, 'token')}",
+                got=count,
+                remedy="leave it out, or shorten it",
+            )
 
 
 def likelihoods(
