@@ -29,7 +29,7 @@ from gguflike.reference import logits
 from gguflike.tensor import QuantizedTensor
 from tests import tiny
 from tests.test_calibrate_stream import weights_of
-from tests.test_family_configs import ROWS, read
+from tests.test_family_configs import ROWS, as_read, read
 
 TEXT = "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want. "
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -360,6 +360,14 @@ def test_a_plan_counts_a_large_vocabulary_once_for_each_token(folder: Path, aske
     once = learning(2) - learning(1)
     assert once > 0
     assert learning(101) - learning(1) == pytest.approx(100 * once)
+
+
+@pytest.mark.parametrize("used", [1, 3])
+def test_a_plan_counts_the_experts_that_a_token_comes_to(used: int) -> None:
+    [row] = (row for row in ROWS if row.name == "MixtralForCausalLM")
+    family, c, _ = read({**as_read(row), "num_experts_per_tok": used})
+    reached = [(each.stacked > 1, each.reached) for each in workload.Run(family.graph(c), (10, 20)).matrices()]
+    assert set(reached) == {(False, 30), (True, 30 * used)}
 
 
 def test_a_plan_says_how_long_scales_take(folder: Path, asked: dict[str, Any]) -> None:

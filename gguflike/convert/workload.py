@@ -49,7 +49,7 @@ class Matrix(NamedTuple):
     rows: int
     columns: int
     stacked: int
-    reached: float
+    reached: int
     is_new: bool
 
 
@@ -79,9 +79,9 @@ class Run(NamedTuple):
         """Those of the blocks; with the output matrix, nothing is multiplied but where a model runs backward."""
         places = self.graph.tensors()
         shapes = (each.tensor.shape for each in places if each.layer is not None and each.tensor.is_matrix)
+        used = max((getattr(mixer, "used", 1) for mixer in self.graph.mixers()), default=1)  # experts, by each token
         for (rows, columns, stacked), is_new in _shapes(shapes):
-            reached = self.tokens if stacked == 1 else min(self.tokens, self.tokens * 8 / stacked) * stacked
-            yield Matrix(rows, columns, stacked, reached, is_new)
+            yield Matrix(rows, columns, stacked, self.tokens * min(used, stacked), is_new)
 
 
 def walking(run: Run, tensors: Sequence[PlannedTensor], is_loss_aware: bool) -> float:
