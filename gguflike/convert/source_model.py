@@ -44,7 +44,7 @@ def read_model(opened: Checkpoint, adapters: Sequence[Weighted], ignore_config: 
     values |= small_values(family, available)
     config, of_config = family.from_config(values, ignore_config, available.keys())
     check_layers(config, opened)
-    said = [*opened.notices, *(each for _, each in demands.broken(family.name, family.graph(config)))]
+    said = [*opened.notices, *demands.notices(family.name, family.graph(config))]
     said += general.unused_settings(opened.generation_config)
     if adapters:
         applied = unapplied(opened.folder) if any(a.adapter.folder.samefile(opened.folder) for a in adapters) else []

@@ -15,7 +15,6 @@ from gguflike.families.decoder import (
     exported,
     qk_norms,
     rms,
-    rope_notices,
     rope_of,
 )
 from gguflike.families.family import Family
@@ -80,5 +79,4 @@ AFMOE = Family(
     | {"global_attn_every_n_layers", "load_balance_coeff", "use_grouped_mm"}
     | {"num_expert_groups", "num_limited_groups"},
     constants=exported("AfmoeForCausalLM", "afmoe", mup_enabled=True),
-    notices=rope_notices,
 )

@@ -16,15 +16,13 @@ from gguflike.families.decoder import (
     decoder,
     exported,
     feed_forward,
-    llama3_rope_freqs,
     pre_norm,
     qk_norms,
     recover_llama3,
-    rope_notices,
     rope_of,
 )
 from gguflike.families.family import Family, Small
-from gguflike.families.origins import Made, Named
+from gguflike.families.origins import Named
 from gguflike.families.parts import Block, Graph
 from gguflike.frozen import frozen
 
@@ -81,13 +79,11 @@ APERTUS = Family(
             **QK_NAMES,
             "attn_norm": Named("attention_layernorm"),
             "ffn_norm": Named("feedforward_layernorm"),
-            "rope_freqs": Made(llama3_rope_freqs),
         }
     ),
     implemented=MappingProxyType({"hidden_act": ("xielu",), "qk_norm": (True,), "post_norm": (False,)}),
     inert=INERT_KEYS,
     constants=exported("ApertusForCausalLM", "apertus", "xielu"),
     small=_CONSTANTS,
-    notices=rope_notices,
     recover=recover_llama3,
 )

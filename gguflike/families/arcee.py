@@ -14,7 +14,6 @@ from gguflike.families.decoder import (
     exported,
     feed_forward,
     pre_norm,
-    rope_notices,
     rope_of,
 )
 from gguflike.families.family import Family
@@ -44,5 +43,4 @@ ARCEE = Family(
     implemented=MappingProxyType({"hidden_act": ("relu2",)}),
     inert=INERT_KEYS,
     constants=exported("ArceeForCausalLM", "arcee", "relu2"),
-    notices=rope_notices,
 )

@@ -21,7 +21,7 @@ from gguflike.families.transforms import RopePermute
 from gguflike.frozen import frozen, replace
 
 if TYPE_CHECKING:
-    from gguflike.families.origins import Floats
+    from gguflike.families.origins import Floats, Origin
 
 
 @frozen
@@ -142,12 +142,6 @@ def magnitude(c: Decoder) -> float | None:
     return c.rope_attn_factor * (yarn_magnitude(c.rope_factor or 1.0) if c.rope_scaling == "yarn" else 1.0)
 
 
-def rope_notices(c: Decoder) -> list[str]:
-    """What llama.cpp does not compute of the configuration's rotation."""
-    said = "llama.cpp rounds the pairs where YaRN blends outwards (truncate), which this model does not"
-    return [] if c.yarn_truncate else [said]
-
-
 def window_notices(c: Any) -> list[str]:
     """That llama.cpp does not know the sliding window of such an architecture, where one hides anything."""
     notice = f"llama.cpp knows no sliding window in this architecture: beyond {c.window} tokens it computes otherwise"
@@ -162,6 +156,8 @@ def llama3_rope_freqs(c: Decoder) -> Floats:
     assert c.llama3_context is not None
     return llama3_factors(c.rope_base, c.n_rot, c.llama3_factor, c.llama3_low, c.llama3_high, c.llama3_context)
 
+
+STRETCHED_NAMES: Mapping[str, Origin] = MappingProxyType({"rope_freqs": Made(llama3_rope_freqs)})
 
 AnyDecoder = TypeVar("AnyDecoder", bound=Decoder)
 
@@ -233,9 +229,10 @@ LONGROPE_NAMES = MappingProxyType(
 )
 
 
-# The names of a decoder in Transformers, which most families share.
-DECODER_NAMES = MappingProxyType(
+# The names of a decoder in Transformers, which most families share, and what Llama 3's scaling is in a file.
+DECODER_NAMES: Mapping[str, Origin] = MappingProxyType(
     {
+        **STRETCHED_NAMES,
         "token_embd": Named("model.embed_tokens"),
         "attn_norm": Named("input_layernorm"),
         "attn_q": Named("self_attn.q_proj"),
@@ -252,7 +249,7 @@ DECODER_NAMES = MappingProxyType(
 )
 
 # The same where Transformers turns pairs half a head apart and llama.cpp adjacent ones.
-PERMUTED_NAMES = MappingProxyType(
+PERMUTED_NAMES: Mapping[str, Origin] = MappingProxyType(
     {
         **DECODER_NAMES,
         "attn_q": Named("self_attn.q_proj", RopePermute()),

@@ -7,7 +7,17 @@ from typing import Any
 
 from gguflike.errors import UnsupportedError
 from gguflike.families.config import key
-from gguflike.families.decoder import DECODER_NAMES, SILU, Decoder, attention, feed_forward, pre_norm, qk_norms, rope_of
+from gguflike.families.decoder import (
+    DECODER_NAMES,
+    SILU,
+    Decoder,
+    attention,
+    feed_forward,
+    pre_norm,
+    qk_norms,
+    rope_of,
+    unscaled,
+)
 from gguflike.families.family import Family
 from gguflike.families.gemma import GEMMA3, SANDWICH_NAMES, Gemma3, sandwich
 from gguflike.families.origins import Named, Piece
@@ -169,7 +179,7 @@ class EuroBert(Decoder):
     n_ctx: int = key("context_length", "max_position_embeddings", default=8192)
     norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-5)
     rope_base: float = key("rope.freq_base", "rope.theta", default=250000.0)
-    rope_scaling: str | None = key("rope.scaling.type", None, default="none")
+    rope_scaling: str | None = unscaled()
     causal: bool = key("attention.causal", None, default=False)
     pooling: int | None = pooling_field()
     # Of its classifiers, which these are not; llama.cpp's converter writes it where it knows the kind.
@@ -178,7 +188,7 @@ class EuroBert(Decoder):
 
 def eurobert(c: EuroBert) -> Graph:
     """Llama's graph in which tokens see those behind them, too."""
-    mixer = attention(c, Rope(c.n_rot, c.rope_base, "neox"), causal=c.causal)
+    mixer = attention(c, rope_of(c, "neox"), causal=c.causal)
     block = pre_norm(c, mixer, feed_forward(c))
     return Graph(
         Embedding(c.n_vocab, c.n_embd),

@@ -15,7 +15,6 @@ from gguflike.families.decoder import (
     exported,
     feed_forward,
     pre_norm,
-    rope_notices,
     rope_of,
 )
 from gguflike.families.family import NESTED_NAMES, Family
@@ -64,7 +63,6 @@ ERNIE = Family(
     implemented=MappingProxyType({**SILU, "compression_ratio": (1.0,)}),
     inert=INERT_KEYS | {"use_flash_attention"},
     constants=exported("Ernie4_5ForCausalLM", "ernie4_5"),
-    notices=rope_notices,
 )
 
 PADDLE_OCR = replace(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from gguflike.families.config import key
-from gguflike.families.decoder import attention, decoder, exported, feed_forward, pre_norm, rope_notices, rope_of
+from gguflike.families.decoder import attention, decoder, exported, feed_forward, pre_norm, rope_of
 from gguflike.families.ernie import ERNIE, Ernie
 from gguflike.families.mixture import ROUTER_KEYS, expert_names, experts, one_row, shared, shared_names
 from gguflike.families.parts import Block, Graph
@@ -61,9 +61,9 @@ ERNIE_MOE = replace(
             "exp_probs_b": one_row("mlp.moe_statics.e_score_correction_bias", bare=True),
         }
     ),
+    implemented=MappingProxyType({**ERNIE.implemented, "use_bias": (False,)}),  # of logits and of shared experts, too
     left_out=MappingProxyType({r"model\.mtp_": "what predicts further tokens"}),
     inert=ERNIE.inert | ROUTER_KEYS | {"moe_norm_min", "moe_capacity", "moe_gate", "moe_use_aux_free"},
     constants=exported("Ernie4_5_MoeForCausalLM", "ernie4_5_moe"),
     normalized=_to_the_end,
-    notices=rope_notices,
 )

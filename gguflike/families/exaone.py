@@ -14,15 +14,12 @@ from gguflike.families.decoder import (
     decoder,
     exported,
     feed_forward,
-    llama3_rope_freqs,
     qk_norms,
     recover_llama3,
-    rope_notices,
     rope_of,
 )
 from gguflike.families.family import Family
 from gguflike.families.olmo import POST_NORM_NAMES, post_norm
-from gguflike.families.origins import Made
 from gguflike.families.parts import Block, Graph
 from gguflike.families.windows import Windowed, every, span, windowed, without_window
 from gguflike.frozen import frozen
@@ -53,7 +50,7 @@ def notices(c: Exaone4) -> list[str]:
     """What llama.cpp does not compute of files of this architecture, whose windows it knows by their 64 layers."""
     other = c.window and (c.n_layer != 64 or c.windowed != every(4)(c))
     said = "llama.cpp knows windows in this architecture only of models of 64 layers, in all but every 4th"
-    return [*rope_notices(c), *([said] if other else [])]
+    return [said] if other else []
 
 
 def normalized(values: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +69,7 @@ EXAONE4 = Family(
     name="exaone4",
     config=Exaone4,
     graph=exaone4,
-    origins=MappingProxyType({**POST_NORM_NAMES, "rope_freqs": Made(llama3_rope_freqs)}),
+    origins=POST_NORM_NAMES,
     mtp_origins=MappingProxyType(mtp.apart()),
     mtp_layers=mtp.MTP_LAYERS,
     left_out=MappingProxyType({r"(model\.)?visual\.": "the vision tower", r"mtp\.": "what predicts further tokens"}),

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gguflike.families.config import key
-from gguflike.families.decoder import INERT_KEYS, attention, decoder, feed_forward, rope_of
+from gguflike.families.decoder import INERT_KEYS, STRETCHED_NAMES, attention, decoder, feed_forward, rope_of
 from gguflike.families.family import Family
 from gguflike.families.layernorm import LayerNormed, layer_norm, parallel, parallel_norms
 from gguflike.families.origins import Depending, Named, Run, Runs
@@ -88,6 +88,7 @@ FALCON = Family(
     layers="transformer.h.{i}.",
     origins=MappingProxyType(
         {
+            **STRETCHED_NAMES,
             "token_embd": Named("transformer.word_embeddings"),
             "attn_norm": Depending((Named("input_layernorm"), Named("ln_mlp")), lambda c: int(c.two_norms)),
             "attn_norm_2": Named("ln_attn"),

@@ -17,7 +17,6 @@ from gguflike.families.decoder import (
     pre_norm,
     qk_norms,
     rms,
-    rope_notices,
     rope_of,
 )
 from gguflike.families.family import Family
@@ -59,6 +58,15 @@ def scale_of(large: int) -> Any:
     return key(
         "attention.scale", "query_pre_attn_scalar", default=implied, implied=True, via=Via(read=root, write=scalar)
     )
+
+
+# A cap that changes no float32: llama.cpp always caps in this architecture, and divides by what the file says.
+NO_CAP = 1e9
+
+
+def cap(most: float) -> float:
+    """What scores or logits are capped at; 0: they are not."""
+    return most if most < NO_CAP else 0.0
 
 
 @frozen
@@ -103,10 +111,10 @@ def gemma2(c: Gemma2) -> Graph:
     rope = rope_of(c, "neox")
 
     def block(layer: int) -> Block:
-        mixer = attention(c, rope, scale=c.attention_scale, softcap=c.attention_cap, window=span(c, layer))
+        mixer = attention(c, rope, scale=c.attention_scale, softcap=cap(c.attention_cap), window=span(c, layer))
         return sandwich(c, mixer)
 
-    return decoder(c, block, embedding_scale=c.n_embd**0.5, softcap=c.final_cap)
+    return decoder(c, block, embedding_scale=c.n_embd**0.5, softcap=cap(c.final_cap))
 
 
 def gemma3(c: Gemma3) -> Graph:
@@ -121,13 +129,14 @@ def gemma3(c: Gemma3) -> Graph:
 
 
 def uncapped(values: dict[str, Any]) -> dict[str, Any]:
-    """config.json in which a cap that is switched off is 0, since one that is missing has a default."""
-    return {name: 0.0 if name.endswith("_logit_softcapping") and v is None else v for name, v in values.items()}
+    """config.json in which a cap that is switched off is one that does nothing, since one that is missing has a
+    default."""
+    return {name: NO_CAP if name.endswith("_logit_softcapping") and not v else v for name, v in values.items()}
 
 
 def spelled(values: dict[str, Any]) -> dict[str, Any]:
-    """The opposite: no cap is null."""
-    return {name: None if name.endswith("_logit_softcapping") and not v else v for name, v in values.items()}
+    """The opposite: one that does nothing is null."""
+    return {name: v if not name.endswith("_logit_softcapping") or cap(v) else None for name, v in values.items()}
 
 
 def idle_window(values: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +151,7 @@ def notices(period: int, large: int) -> Callable[[Any], list[str]]:
     """What llama.cpp does not compute of files with windows in all layers but every ``period``-th."""
 
     def said(c: Any) -> list[str]:
-        told = rope_notices(c)
+        told = []
         if c.window and c.windowed != every(period)(c):
             told.append(
                 f"llama.cpp takes every {period}th layer for the one without a window, which this model does not"
@@ -199,7 +208,6 @@ GEMMA = Family(
             "hidden_activation": "gelu_pytorch_tanh",
         }
     ),
-    notices=rope_notices,
 )
 
 _ACTIVATION = MappingProxyType(

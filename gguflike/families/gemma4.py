@@ -52,7 +52,8 @@ class Gemma4:
     n_rot_window: int = key("rope.dimension_count_swa", None, default=lambda c: c.head_dim_window)
     rope_base: float = key("rope.freq_base", "rope.theta", default=1e6)
     rope_base_window: float = key("rope.freq_base_swa", "rope.sliding.theta", default=1e4)
-    rope_share: float = key("gguflike.rope.proportional_share", "rope.proportional.share", default=0.25)
+    # A rotation that is not said to be proportional turns all.
+    rope_share: float = key("gguflike.rope.proportional_share", "rope.proportional.share", default=1.0)
     n_vocab: int = key("vocab_size", "vocab_size")
     norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-6)
     softcap: float = key("final_logit_softcapping", "final_logit_softcapping", default=0.0, zero=True, implied=True)

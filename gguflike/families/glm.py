@@ -18,7 +18,6 @@ from gguflike.families.decoder import (
     feed_forward,
     pre_norm,
     rms,
-    rope_notices,
     rope_of,
 )
 from gguflike.families.family import Family
@@ -96,7 +95,6 @@ GLM = Family(
     implemented=SILU,
     inert=INERT_KEYS,
     constants=exported("GlmForCausalLM", "glm"),
-    notices=rope_notices,
 )
 
 GLM4 = replace(

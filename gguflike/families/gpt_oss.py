@@ -13,7 +13,6 @@ from gguflike.families.decoder import (
     decoder,
     exported,
     rms,
-    rope_notices,
     rope_of,
 )
 from gguflike.families.family import Family
@@ -81,5 +80,4 @@ GPT_OSS = Family(
     implemented=MappingProxyType({**SILU, "swiglu_alpha": (1.702,), "swiglu_limit": (7.0,)}),
     inert=INERT_KEYS | ROUTER_KEYS | {"experts_per_token", "initial_context_length"},  # others say the same
     constants=exported("GptOssForCausalLM", "gpt_oss"),
-    notices=rope_notices,
 )

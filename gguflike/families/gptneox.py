@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gguflike.families.config import key
-from gguflike.families.decoder import INERT_KEYS, attention, decoder, exported, feed_forward, rope_of
+from gguflike.families.decoder import INERT_KEYS, STRETCHED_NAMES, attention, decoder, exported, feed_forward, rope_of
 from gguflike.families.family import Family
 from gguflike.families.layernorm import LayerNormed, layer_norm, parallel_norms, sequential
 from gguflike.families.origins import Named, Run, Runs
@@ -57,6 +57,7 @@ GPTNEOX = Family(
     layers="gpt_neox.layers.{i}.",
     origins=MappingProxyType(
         {
+            **STRETCHED_NAMES,
             "token_embd": Named("gpt_neox.embed_in"),
             "attn_norm": Named("input_layernorm"),
             "attn_qkv": Runs("attention.query_key_value", by_part),

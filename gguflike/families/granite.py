@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import Any
 
 from gguflike.families.config import key
@@ -15,14 +14,11 @@ from gguflike.families.decoder import (
     decoder,
     exported,
     feed_forward,
-    llama3_rope_freqs,
     recover_llama3,
     rms,
-    rope_notices,
     rope_of,
 )
 from gguflike.families.family import Family
-from gguflike.families.origins import Made
 from gguflike.families.parts import Block, Branch, Graph, Mixer
 from gguflike.frozen import frozen
 
@@ -61,10 +57,9 @@ GRANITE = Family(
     name="granite",
     config=Granite,
     graph=granite,
-    origins=MappingProxyType({**PERMUTED_NAMES, "rope_freqs": Made(llama3_rope_freqs)}),
+    origins=PERMUTED_NAMES,
     implemented=SILU,
     inert=INERT_KEYS,
     constants=exported("GraniteForCausalLM", "granite"),
-    notices=rope_notices,
     recover=recover_llama3,
 )

@@ -18,7 +18,6 @@ from gguflike.families.decoder import (
     feed_forward,
     pre_norm,
     qk_norms,
-    rope_notices,
     rope_of,
     unscaled,
 )
@@ -107,5 +106,4 @@ HUNYUAN = Family(
     inert=HUNYUAN_INERT,
     constants=exported("HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense"),
     normalized=normalized,
-    notices=rope_notices,
 )

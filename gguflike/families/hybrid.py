@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -82,6 +82,11 @@ def mamba_origins(mixer: str) -> dict[str, Origin]:
     }
 
 
+def convolution_bias(name: str, first: Callable[[Any], int]) -> Any:
+    """The field of whether the convolution of Mamba 2 has a bias. ``first`` is the first layer that has one."""
+    return key(None, name, default=True, tensor=lambda c: f"blk.{first(c)}.ssm_conv1d.bias")
+
+
 @frozen
 class Mamba2Hybrid(Hybrid):
     """A decoder with Mamba 2, whose sizes config.json begins with ``mamba_``."""
@@ -90,6 +95,7 @@ class Mamba2Hybrid(Hybrid):
     d_state: int = key("ssm.state_size", "mamba_d_state", default=256)
     groups: int = key("ssm.group_count", "mamba_n_groups", default=1)
     heads: int = key("ssm.time_step_rank", "mamba_n_heads", default=128)
+    conv_bias: bool = convolution_bias("mamba_conv_bias", lambda c: 0 if all(c.n_head_kv) else c.n_head_kv.index(0))
     inner: int = key(
         "ssm.inner_size",
         "mamba_expand",
@@ -101,11 +107,9 @@ class Mamba2Hybrid(Hybrid):
 def mamba2(c: Mamba2Hybrid, **changes: Any) -> Mamba2:
     """Mamba 2 with the configuration's sizes; ``changes`` are its other settings."""
     norm = rms(c, "ssm_norm", c.inner // c.groups, groups=c.groups)
-    return replace(Mamba2(c.n_embd, c.inner, c.d_state, c.groups, c.heads, c.kernel, norm), **changes)
+    return replace(Mamba2(c.n_embd, c.inner, c.d_state, c.groups, c.heads, c.kernel, norm, c.conv_bias), **changes)
 
 
 # Settings of Mamba 2 that have no other value here, and those that change nothing.
-MAMBA2_IMPLEMENTED = MappingProxyType(
-    {"mamba_conv_bias": (True,), "mamba_proj_bias": (False,), "time_step_limit": TIME_STEP_LIMITS}
-)
+MAMBA2_IMPLEMENTED = MappingProxyType({"mamba_proj_bias": (False,), "time_step_limit": TIME_STEP_LIMITS})
 MAMBA2_INERT = frozenset({"mamba_chunk_size", "mamba_d_head", "num_logits_to_keep"})

@@ -17,7 +17,6 @@ from gguflike.families.decoder import (
     feed_forward,
     pre_norm,
     qk_norms,
-    rope_notices,
     rope_of,
 )
 from gguflike.families.family import Family
@@ -90,7 +89,7 @@ class Laguna(Mixture):
 def laguna(c: Laguna) -> Graph:
     """Queries and keys normalized per head; what the heads found is multiplied by softplus of a gate."""
     full = rope_of(c, "neox")
-    near = rope_of(c, "neox", n_rot=c.n_rot_window, base=c.rope_base_window, scaling=None)
+    near = rope_of(c, "neox", n_rot=c.n_rot_window, base=c.rope_base_window, scaling=None, divisors=())
     router = Router(SCORINGS[c.gating], c.normalize, c.expert_scale, choice_bias="exp_probs_b.bias")
     mixture = experts(c, router, shared=shared(c, c.n_ff_shared))
 
@@ -130,5 +129,4 @@ LAGUNA = Family(
     normalized=unsaid_is_full,
     constants=exported("LagunaForCausalLM", "laguna"),
     spelled=lambda values: {**values, "num_attention_heads": values["num_attention_heads_per_layer"][0]},
-    notices=rope_notices,
 )

@@ -17,16 +17,13 @@ from gguflike.families.decoder import (
     attention,
     decoder,
     feed_forward,
-    llama3_rope_freqs,
     longrope_of,
     pre_norm,
     recover_llama3,
     recover_longrope,
-    rope_notices,
     window_notices,
 )
 from gguflike.families.family import Family, said
-from gguflike.families.origins import Made
 from gguflike.families.parts import Graph
 from gguflike.frozen import frozen, replace
 
@@ -57,7 +54,7 @@ def llama(c: Llama) -> Graph:
 
 def notices(c: Llama) -> list[str]:
     """What llama.cpp does not compute of files of this architecture."""
-    return [*rope_notices(c), *window_notices(c)]
+    return window_notices(c)
 
 
 def without_idle_window(values: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +84,7 @@ LLAMA = Family(
     name="llama",
     config=Llama,
     graph=llama,
-    origins=MappingProxyType({**PERMUTED_NAMES, **LONGROPE_NAMES, "rope_freqs": Made(llama3_rope_freqs)}),
+    origins=MappingProxyType({**PERMUTED_NAMES, **LONGROPE_NAMES}),
     implemented=SILU,
     inert=INERT_KEYS,
     unread=frozenset({"bias", "max_window_layers", "sliding_window", "use_sliding_window"}),

@@ -14,15 +14,13 @@ from gguflike.families.decoder import (
     decoder,
     exported,
     feed_forward,
-    llama3_rope_freqs,
     pre_norm,
     recover_llama3,
-    rope_notices,
     rope_of,
 )
 from gguflike.families.family import Family
 from gguflike.families.mixture import ROUTER_KEYS, Mixture, experts, shared, shared_names
-from gguflike.families.origins import Made, Named
+from gguflike.families.origins import Named
 from gguflike.families.parts import Attention, Graph, Norm, Temperature
 from gguflike.families.parts.experts import Router
 from gguflike.families.transforms import Share, Transposed
@@ -74,7 +72,7 @@ def llama4(c: Llama4) -> Graph:
 def notices(c: Llama4) -> list[str]:
     """What llama.cpp does not compute of files of this architecture."""
     said = f"llama.cpp takes stretches of {CHUNK} positions in this architecture, this model {c.chunk}"
-    return [*rope_notices(c), *([said] if c.chunk not in (0, CHUNK) else [])]
+    return [said] if c.chunk not in (0, CHUNK) else []
 
 
 def normalized(values: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +100,6 @@ LLAMA4 = Family(
     origins=MappingProxyType(
         {
             **DECODER_NAMES,
-            "rope_freqs": Made(llama3_rope_freqs),
             **{f"ffn_{role}": Named(f"feed_forward.{role}_proj") for role in ("gate", "up", "down")},
             **shared_names("feed_forward.shared_expert"),
             "ffn_gate_inp": Named("feed_forward.router"),

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gguflike.families.config import key
-from gguflike.families.decoder import attention, decoder, exported, pre_norm, qk_norms, rope_notices, rope_of
+from gguflike.families.decoder import attention, decoder, exported, pre_norm, qk_norms, rope_of
 from gguflike.families.mixture import experts
 from gguflike.families.parts import Block, Graph
 from gguflike.families.parts.experts import Router
@@ -26,7 +26,7 @@ class Mellum(Qwen3Moe):
 
 def mellum(c: Mellum) -> Graph:
     """Queries and keys normalized per head; all layers have experts."""
-    full, near = rope_of(c, "neox"), rope_of(c, "neox", base=c.rope_base_swa, scaling=None)
+    full, near = rope_of(c, "neox"), rope_of(c, "neox", base=c.rope_base_swa, scaling=None, divisors=())
     mixture = experts(c, Router(normalize=c.normalize))
 
     def block(layer: int) -> Block:
@@ -52,5 +52,5 @@ MELLUM = replace(
     implemented=MappingProxyType({**QWEN3MOE.implemented, "use_sliding_window": (True,)}),
     normalized=_all_sparse,
     constants=exported("MellumForCausalLM", "mellum"),
-    notices=rope_notices,
+    notices=lambda _: [],
 )

@@ -20,7 +20,6 @@ from gguflike.families.decoder import (
     exported,
     feed_forward,
     rms,
-    rope_notices,
     rope_of,
 )
 from gguflike.families.family import Family
@@ -250,5 +249,4 @@ MIMO2 = Family(
     normalized=normalized,
     constants=exported("MiMoV2FlashForCausalLM", "mimo_v2_flash"),
     spelled=spelled,
-    notices=rope_notices,
 )

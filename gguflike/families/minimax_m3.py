@@ -21,7 +21,6 @@ from gguflike.families.decoder import (
     pre_norm,
     qk_norms,
     rms,
-    rope_notices,
     rope_of,
 )
 from gguflike.families.family import Family
@@ -234,5 +233,4 @@ MINIMAX_M3 = Family(
     constants=exported("MiniMaxM3VLForCausalLM", "minimax_m3_vl_text", swiglu_alpha=1.702, swiglu_limit=7.0),
     normalized=normalized,
     spelled=spelled,
-    notices=rope_notices,
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from gguflike.errors import UnsupportedError
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import Decoder
 from gguflike.families.origins import Either, Named, Origin, Stacked
@@ -43,7 +44,12 @@ def experts(c: Any, router: Router, **changes: Any) -> Experts:
 
 
 def shared(c: Any, n_ff: int, **changes: Any) -> FeedForward | None:
-    """The feed-forward of ``n_ff`` hidden values that all tokens share; none of 0."""
+    """The feed-forward of ``n_ff`` hidden values that all tokens share; none of 0. UnsupportedError where it would have
+    biases, as the other feed-forwards of a model have: GGUF has no names for them."""
+    if n_ff and getattr(c, "mlp_bias", False):
+        raise UnsupportedError(
+            "biases of the experts that all tokens share", field="mlp_bias", expected=False, got=True
+        )
     return replace(FeedForward(c.n_embd, n_ff, suffix="_shexp"), **changes) if n_ff else None
 
 

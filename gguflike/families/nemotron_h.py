@@ -15,6 +15,7 @@ from gguflike.families.hybrid import (
     ATTENDS,
     TIME_STEP_LIMITS,
     Mamba2Hybrid,
+    convolution_bias,
     mamba2,
     mamba2_origins,
     with_layer_heads,
@@ -26,6 +27,11 @@ from gguflike.families.parts.experts import Router
 from gguflike.frozen import frozen, replace
 
 _PATTERN = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
+
+
+def _first_scan(c: Any) -> int:
+    """The first layer of Mamba 2: without key heads and without hidden values."""
+    return next((layer for layer, sizes in enumerate(zip(c.n_head_kv, c.n_ff, strict=True)) if not any(sizes)), 0)
 
 
 @frozen
@@ -41,6 +47,7 @@ class NemotronH(Mamba2Hybrid):
     # Of root-mean-square norms all the same.
     norm_eps: float = key("attention.layer_norm_epsilon", "layer_norm_epsilon", default=1e-5)
     kernel: int = key("ssm.conv_kernel", "conv_kernel", default=4)
+    conv_bias: bool = convolution_bias("use_conv_bias", _first_scan)
     d_state: int = key("ssm.state_size", "ssm_state_size", default=128)
     groups: int = key("ssm.group_count", "n_groups", default=8)
     heads: int = key("ssm.time_step_rank", "mamba_num_heads", default=128)
@@ -225,7 +232,6 @@ NEMOTRON_H: Family[Any] = Family(
             "mlp_hidden_act": ("relu2",),
             "time_step_limit": TIME_STEP_LIMITS,
             "use_bias": (False,),
-            "use_conv_bias": (True,),
         }
     ),
     # A configuration without experts has their keys nevertheless. time_step_min is for new models: the authors' code

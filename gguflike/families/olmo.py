@@ -17,7 +17,6 @@ from gguflike.families.decoder import (
     exported,
     feed_forward,
     rms,
-    rope_notices,
     rope_of,
 )
 from gguflike.families.family import Family
@@ -57,7 +56,6 @@ OLMO = Family(
     inert=INERT_KEYS,
     constants=exported("OlmoForCausalLM", "olmo"),
     spelled=unclamped,
-    notices=rope_notices,
 )
 
 
@@ -94,7 +92,7 @@ def notices(c: Olmo2) -> list[str]:
     """What llama.cpp does not compute of files of this architecture."""
     other = c.window and c.windowed != every(4)(c)
     said = "llama.cpp takes every 4th layer for the one without a window, which this model does not"
-    return [*rope_notices(c), *([said] if other else [])]
+    return [said] if other else []
 
 
 POST_NORM_NAMES = MappingProxyType(

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from gguflike.errors import CheckpointError
 from gguflike.families import registry
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
@@ -18,16 +19,13 @@ from gguflike.families.decoder import (
     decoder,
     exported,
     feed_forward,
-    llama3_rope_freqs,
     pre_norm,
     qk_norms,
     recover_llama3,
-    rope_notices,
     rope_of,
     window_notices,
 )
 from gguflike.families.family import Family
-from gguflike.families.origins import Made
 from gguflike.families.parts import Graph
 from gguflike.families.pooling import RANK
 from gguflike.families.windows import Windowed, span
@@ -56,11 +54,25 @@ def qwen3(c: Windowed) -> Graph:
     return decoder(c, lambda layer: pre_norm(c, attention(c, rope, **norms, window=span(c, layer)), feed_forward(c)))
 
 
+def check_switch(values: dict[str, Any]) -> None:
+    """CheckpointError where layers have a window that ``use_sliding_window`` switches off: what Transformers computes
+    then depends on its implementation of attention, if it loads such a model at all."""
+    if values.get("sliding_window") is not None and "sliding_attention" in (values.get("layer_types") or ()):
+        raise CheckpointError(
+            "layers have a window that is switched off",
+            field="config.json: layer_types",
+            expected="full_attention where use_sliding_window is false",
+            got="sliding_attention",
+            remedy="set use_sliding_window, or sliding_window to null",
+        )
+
+
 def normalized(values: dict[str, Any]) -> dict[str, Any]:
     """config.json with the window of the layers that have it: those from ``max_window_layers`` on, once it is on."""
     made = dict(values)
     switched, first = made.pop("use_sliding_window", False), made.pop("max_window_layers", 28)
     if not switched:
+        check_switch(made)
         made["sliding_window"] = None
     elif made.get("layer_types") is None and isinstance(made.get("num_hidden_layers"), int):
         layers = range(made["num_hidden_layers"])
@@ -75,14 +87,14 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
 
 def notices(c: Any) -> list[str]:
     """What llama.cpp does not compute of files of these architectures."""
-    return [*rope_notices(c), *(window_notices(c) if any(c.windowed) else [])]
+    return window_notices(c) if any(c.windowed) else []
 
 
 QWEN2 = Family(
     name="qwen2",
     config=Qwen2,
     graph=qwen2,
-    origins=MappingProxyType({**DECODER_NAMES, "rope_freqs": Made(llama3_rope_freqs)}),
+    origins=DECODER_NAMES,
     implemented=MappingProxyType({**SILU, "use_mrope": (False,)}),
     inert=INERT_KEYS,
     constants=exported("Qwen2ForCausalLM", "qwen2"),
@@ -205,5 +217,5 @@ QWEN3VL = replace(
     left_out=VISION,
     normalized=dict,
     spelled=dict,
-    notices=rope_notices,
+    notices=lambda _: [],
 )

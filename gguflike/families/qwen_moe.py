@@ -150,7 +150,6 @@ class Olmoe(Decoder):
 
     n_expert: int = key("expert_count", "num_experts", default=64)
     n_expert_used: int = key("expert_used_count", "num_experts_per_tok", default=8)
-    clamp: float | None = key("attention.clamp_kqv", "clip_qkv")
     normalize: bool = normalized(False)
 
     @property
@@ -165,7 +164,6 @@ def olmoe(c: Olmoe) -> Graph:
         rope_of(c, "neox"),
         q_norm=rms(c, "attn_q_norm", c.n_head * c.head_dim),
         k_norm=rms(c, "attn_k_norm", c.n_head_kv * c.head_dim),
-        clamp=c.clamp or 0.0,
     )
     block = pre_norm(c, mixer, experts(c, Router(normalize=c.normalize)))
     return decoder(c, lambda _: block)

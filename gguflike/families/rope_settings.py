@@ -128,7 +128,8 @@ def _flatten(given: Mapping[str, Any], config: Mapping[str, Any], read: Collecti
     flat = _one(full, config, _THETA, read)
     if not isinstance(sliding, dict):
         return flat
-    windowed = _one(sliding, config, _LOCAL, read)
+    own = {name.replace("rope.sliding.", "rope.", 1) for name in read if name.startswith("rope.sliding.")}
+    windowed = _one(sliding, config, _LOCAL, own)
     return {**flat, **{name.replace("rope.", "rope.sliding.", 1): value for name, value in windowed.items()}}
 
 
@@ -152,7 +153,7 @@ def _one(
             value = _ratio(given, config)
         if value is not None or key in kind.numbers:
             flat[f"rope.{kind.prefix}{target}"] = number(key, value)
-    _partial(name, given, config, flat)
+    _partial(name, given, config, flat, read)
     _magnitude(name, given, config, flat, read)
     _others(name, given, flat)
     if name == "dynamic" and "rope.dynamic.factor" not in read:  # which stretches nothing within the context
@@ -207,13 +208,16 @@ def number(name: str, value: Any) -> float:
     return float(value)
 
 
-def _partial(name: str, given: Mapping[str, Any], config: Mapping[str, Any], flat: dict[str, Any]) -> None:
-    """The share of a head that turns; "proportional" has all of it turn, a part of it by angles of zero."""
+def _partial(
+    name: str, given: Mapping[str, Any], config: Mapping[str, Any], flat: dict[str, Any], read: Collection[str]
+) -> None:
+    """The share of a head that turns, which may not be all where nothing says so; "proportional" has all of it turn, a
+    part of it by angles of zero."""
     share = given.get("partial_rotary_factor")
     turned = _number_of(config, _PARTIAL) if share is None else number("partial_rotary_factor", share)
     if name == "proportional":
         flat["rope.proportional.share"] = 1.0 if turned is None else turned
-    elif turned not in (None, 1.0):
+    elif turned is not None and (turned != 1.0 or "rope.partial_rotary_factor" in read):
         flat["rope.partial_rotary_factor"] = turned
 
 

@@ -15,7 +15,6 @@ from gguflike.families.decoder import (
     exported,
     feed_forward,
     rms,
-    rope_notices,
     rope_of,
 )
 from gguflike.families.family import Family
@@ -47,5 +46,4 @@ SEED_OSS = Family(
     implemented=SILU,
     inert=INERT_KEYS | {"residual_dropout"},
     constants=exported("SeedOssForCausalLM", "seed_oss"),
-    notices=rope_notices,
 )

@@ -23,7 +23,6 @@ from gguflike.families.decoder import (
     pre_norm,
     qk_norms,
     rms,
-    rope_notices,
     rope_of,
 )
 from gguflike.families.family import Family
@@ -122,7 +121,6 @@ GLM4MOE = Family(
     inert=_INERT,
     constants=exported("Glm4MoeForCausalLM", "glm4_moe"),
     spelled=lambda values: {"partial_rotary_factor": 1.0, "num_nextn_predict_layers": 0, **values},
-    notices=rope_notices,
 )
 
 
@@ -168,7 +166,6 @@ DOTS1 = Family(
     inert=_INERT | {"max_window_layers", "layer_types"},  # which say something only of windows
     constants=exported("Dots1ForCausalLM", "dots1"),
     normalized=_without_idle_window,
-    notices=rope_notices,
 )
 
 
@@ -217,7 +214,6 @@ HY_V3 = Family(
     inert=_INERT | {"enable_moe_fp32_combine", "enable_attention_fp32_softmax", "enable_lm_head_fp32"},
     normalized=unsaid_is_one_dense,
     constants=exported("HYV3ForCausalLM", "hy_v3"),
-    notices=rope_notices,
 )
 
 
@@ -294,7 +290,6 @@ EXAONE_MOE = Family(
     inert=_INERT | {"mtp_share_layers", "mtp_num_speculative_steps"},  # which say how often one head guesses
     normalized=heads_like_the_first_layer,
     constants=exported("ExaoneMoeForCausalLM", "exaone_moe"),
-    notices=rope_notices,
 )
 
 
@@ -356,5 +351,4 @@ MINIMAX_M2 = Family(
     | {"layernorm_linear_attention_beta", "layernorm_mlp_beta", "attn_type_list"},
     constants=exported("MiniMaxM2ForCausalLM", "minimax_m2"),
     normalized=rotary_share,
-    notices=rope_notices,
 )

@@ -43,12 +43,16 @@ def smollm3(c: SmolLM3) -> Graph:
 
 
 def normalized(values: dict[str, Any]) -> dict[str, Any]:
-    """config.json with the list of layers that an interval stands for."""
-    made = with_windows(values)
-    interval = made.pop("no_rope_layer_interval", 4)
-    if made.get("no_rope_layers") is None and isinstance(made.get("num_hidden_layers"), int):
-        made["no_rope_layers"] = [int((i + 1) % interval != 0) for i in range(made["num_hidden_layers"])]
-    return made
+    """config.json with the lists of layers that an interval and a switch stand for: layers that do not rotate have the
+    window, once it is on."""
+    made = dict(values)
+    interval, layers = made.pop("no_rope_layer_interval", 4), made.get("num_hidden_layers")
+    if made.get("no_rope_layers") is None and isinstance(layers, int):
+        made["no_rope_layers"] = [int((i + 1) % interval != 0) for i in range(layers)]
+    if made.get("use_sliding_window") and made.get("layer_types") is None:
+        turns = made.get("no_rope_layers") or ()
+        made["layer_types"] = ["full_attention" if each else "sliding_attention" for each in turns]
+    return with_windows(made)
 
 
 def notices(c: SmolLM3) -> list[str]:

@@ -222,7 +222,7 @@ def checkpoint(path: str) -> dict[str, Any]:
         architecture = family.name
         names = {family.canonical(name): tensor.shape for name, tensor in opened.tensors.items()}
         config, said = family.from_config(opened.config, names=names)
-        notices += [*said, *(each for _, each in demands.broken(architecture, family.graph(config)))]
+        notices += [*said, *demands.notices(architecture, family.graph(config))]
         family.bind(config, names)
     except GGUFLikeError as error:
         why = str(error)

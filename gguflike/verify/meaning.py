@@ -144,8 +144,10 @@ def _model(file: GGUFFile) -> Iterator[Finding]:
     else:
         refused = ability.refusal(file, model)
         own = str(file.architecture)
-        for key, said in demands.broken(own, model.graph):
-            yield _found(file, "warning", "M-031", said, f"{own}.{key}")
+        for field, said in demands.broken(own, model.graph):
+            yield _found(file, "warning", "M-031", said, field)
+        for said in demands.differences(own, model.graph):
+            yield _found(file, "note", "M-031", said)
     if refused is not None and refused.field not in {finding.field for finding in odd}:
         severity: Severity = "warning" if isinstance(refused, GGUFError) else "note"
         yield _found(file, severity, "M-032", f"does not run here: {refused.within(file.path)}", None)
