@@ -26,6 +26,7 @@ from gguflike.container import GGUFFile, Typed, ValueType
 from gguflike.container.publish import check_folder, made_folder
 from gguflike.convert import workload
 from gguflike.convert.calibration import longest
+from gguflike.convert.facts import untyped
 from gguflike.convert.from_checkpoint import plan_conversion
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.quantize import plan_quantization
@@ -162,7 +163,8 @@ def plan_tuning(
     memory = needs.training(model.graph, context, weights, coarse, plan.parameters, workload.cpus())
     if memory > most_bytes():
         raise too_large(memory, '`moves="scales"` takes least; or a machine with more memory', path=plan.source)
-    tokenizer = Tokenizer({**plan.metadata, **(plan.tokenizer.metadata if plan.tokenizer else {})})
+    said = {**plan.metadata, **(plan.tokenizer.metadata if plan.tokenizer else {})}
+    tokenizer = Tokenizer({key: untyped(value) for key, value in said.items()})
     read, other = (
         _sequences(field, each, tokenizer, context, most)
         for field, each, most in (("text", named, tokens), ("held_out", kept, HELD_OUT))

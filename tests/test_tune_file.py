@@ -100,8 +100,10 @@ def test_nothing_that_is_read_is_written_over(folder: Path, tmp_path: Path) -> N
 
 def test_sequences_are_as_long_as_the_model_was_trained_with(tmp_path: Path) -> None:
     folder = tiny.checkpoint(tmp_path / "short", **SIZES, max_position_embeddings=48)
-    assert planned(folder, tmp_path / "out.gguf", context=256).context == 48
-    tuned(folder, tmp_path / "out.gguf", context=256, steps=1)
+    gguflike.convert(folder, tmp_path / "f32.gguf", "F32", tokenizer_proof="warn")
+    for source in (folder, tmp_path / "f32.gguf"):
+        assert planned(source, tmp_path / "out.gguf", context=256).context == 48
+        tuned(source, tmp_path / "out.gguf", context=256, steps=1, overwrite=True)
 
 
 def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
