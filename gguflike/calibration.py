@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from gguflike import activations
 from gguflike.container.restate import restate
-from gguflike.convert import multiplied
+from gguflike.convert import matrix_inputs
 from gguflike.convert.calibration import digest
-from gguflike.convert.multiplied import CONTEXT, CalibrationPlan, Multiplied
+from gguflike.convert.matrix_inputs import CONTEXT, CalibrationPlan, Multiplied
 from gguflike.convert.observed import Group, Observed, observe
 from gguflike.errors import ArgumentError, check_threads
 from gguflike.evaluate.models import is_checkpoint
@@ -90,7 +90,7 @@ def calibrate(
     `gguflike.convert`.
     """
     check_threads(threads)
-    multiplied.check_targets(out, hessians, overwrite, workspace)
+    matrix_inputs.check_targets(out, hessians, overwrite, workspace)
     planned = plan_calibration(
         src,
         out,
@@ -103,7 +103,7 @@ def calibrate(
         workspace=workspace,
         progress=progress,
     )
-    return multiplied.carry_out(planned, threads, progress, overwrite)
+    return matrix_inputs.carry_out(planned, threads, progress, overwrite)
 
 
 def plan_calibration(
@@ -122,7 +122,7 @@ def plan_calibration(
     """What `calibrate` with these arguments would do: on how many tokens, in how many seconds, with how much memory and
     disk. No tensor is read, nothing is written; errors as there, but of the target and of the disks."""
     gguf = not is_checkpoint(src)
-    return multiplied.plan_calibration(
+    return matrix_inputs.plan_calibration(
         locate(src, progress) if gguf else src,
         out,
         calibration=calibration,

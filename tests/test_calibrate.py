@@ -18,7 +18,7 @@ from gguflike.calibrate.stream import stream
 from gguflike.calibrate.sums import Hessians, Importances, Together
 from gguflike.cli import main
 from gguflike.convert import imatrix as imatrices
-from gguflike.convert.multiplied import _Found
+from gguflike.convert.matrix_inputs import _Found
 from gguflike.errors import (
     ArgumentError,
     ArgumentTypeError,

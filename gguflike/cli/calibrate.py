@@ -12,7 +12,7 @@ from gguflike.cli.usage import UsageError
 from gguflike.errors import counted
 
 if TYPE_CHECKING:
-    from gguflike.convert.multiplied import Multiplied
+    from gguflike.convert.matrix_inputs import Multiplied
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ What users call:
     generic          any network: names of tensors as they are, types by rules that know no architecture
     to_checkpoint    a GGUF file back to a Hugging Face folder
     generic_export   the same for a file of any network
-    multiplied       importance matrices and Hessians: what a model's matrices multiply when it reads text
+    matrix_inputs    importance matrices and Hessians: what a model's matrices multiply when it reads text
     observed         fixed ranges of activations, likewise
     folder_tensors   a checkpoint's tensors by GGUF's names, unrounded: what diff and evaluate compare with
 
