@@ -114,17 +114,7 @@ def execute(
             progress(done, plan.file_bytes, what)
 
     made = made_of(plan, method) if resume else None
-    planned = plan
-    final: Callable[[str], FilePlan] | None = None
-    if plan.card is not None:
-        from gguflike.convert import carded
-
-        write = partial(execute, progress=progress, threads=threads, resume=False)
-        final = carded.final(lambda: plan, plan.card, threads, progress, write)
-    elif plan.tuning is not None:
-        from gguflike.convert import tuned
-
-        final = lambda _: tuned.header(planned, plan)  # noqa: E731
+    final = _final_header(plan, lambda: plan, threads, progress)
     writer = Writer(plan.target, plan.layout, overwrite, plan.inputs, made, plan.digests, final)
     with (
         closing_sources(),
@@ -146,6 +136,23 @@ def execute(
             # Parallel over tensors, so each task stays on one thread unless told otherwise.
             _spread(writer, _jobs(writer, plan.tensors, method, threads or 1), executor, advance)
     return plan
+
+
+def _final_header(
+    planned: ConversionPlan, now: Callable[[], ConversionPlan], threads: int | None, progress: Progress | None
+) -> Callable[[str], FilePlan] | None:
+    """What makes the header anew when all data are in the file of the path that it is given, where the header says of
+    them what is only known then; None where it stays as it was ``planned``. ``now`` gives the plan as it is then."""
+    if planned.card is not None:
+        from gguflike.convert import carded
+
+        write = partial(execute, progress=progress, threads=threads, resume=False)
+        return carded.final(now, planned.card, threads, progress, write)
+    if planned.tuning is not None:
+        from gguflike.convert import tuned
+
+        return lambda _: tuned.header(planned, now())
+    return None
 
 
 @contextmanager
