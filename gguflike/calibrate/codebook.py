@@ -14,7 +14,7 @@ from gguflike.calibrate.outputs import descend_outputs
 from gguflike.kernels.encode.lattice.codec import LATTICES
 from gguflike.kernels.engine.threads import run_rows
 from gguflike.kernels.rounding.feedback import carry
-from gguflike.kernels.rounding.octets import SUPER, Blocks, descend, feed_super_block, fill_values, made_up_for
+from gguflike.kernels.rounding.octets import SUPER, Blocks, descend, feed_super_block, fill_values, joint_targets
 from gguflike.kernels.rounding.products import product
 from gguflike.kernels.rounding.storage import Storage, in_order, pack, reordered, storage, unpack
 from gguflike.kernels.rounding.tree import OCTET
@@ -65,7 +65,7 @@ def fed_back(kind: Storage, targets: Floats, goal: Objective, threads: int | Non
         columns = slice(first, first + SUPER)
         pulls = np.zeros((n, SUPER), np.float32)
         carry(errors, goal.b, first, first + SUPER, pulls, threads)
-        run_rows(made_up_for, n, first, goal.b, pulls, targets, wanted, threads=threads)
+        run_rows(joint_targets, n, first, goal.b, pulls, targets, wanted, threads=threads)
         encoded = unpack(kind, quantize_finite(wanted, kind.format, importance[columns], "search", threads, "").rows)
         best, least = _widened(encoded, 1.0), np.full(n, np.inf)
         for wider in SUPER_SCALES:

@@ -19,7 +19,7 @@ A codec is a NamedTuple of settings and a function; files are ordered by what a 
     float4.py       levels that are 4-bit floats, scales that are small floats: MXFP4, NVFP4
     q8k.py          a float32 scale and sums of codes: Q8_K
     kscale.py       super-blocks of integer scales: Q3_K, Q6_K, IQ4_XS
-    kaffine.py      super-blocks of integer scales and minimums: Q2_K, Q4_K, Q5_K
+    kaffine.py      super-blocks of integer scales and minima: Q2_K, Q4_K, Q5_K
     lattice/        super-blocks of points of a codebook: IQ1, IQ2 and IQ3 types
 
     rounding.py     nearest levels, float16 scales, importance; leastsquares.py: lines fitted to codes
@@ -32,7 +32,7 @@ Words:
                     where it finds nothing better.
     batch           the sixteen blocks in the lanes
     code            the integer stored for a weight; its *level* is what it stands for before the scale
-    d, m, dmin      scales and minimums as stored, the names of ggml's fields
+    d, m, dmin      scales and minima as stored, the names of ggml's fields
     explained       by how much codes lower sum w x^2, the squared error of zeros
     extreme value   the value of largest magnitude, with its sign
     importance, w   how much the squared error of a column counts: sum w (x - decoded)^2 is minimized

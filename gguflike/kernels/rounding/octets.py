@@ -77,12 +77,12 @@ def _make_scratch() -> Scratch:
 
 @lean
 def _try_scale(
-    tree: Tree, factor: Doubles, target: Doubles, size: int, scale: float, shared: int, bound: float, at: Scratch
+    tree: Tree, factor: Doubles, target: Doubles, size: int, scale: float, fixed_delta: int, bound: float, at: Scratch
 ) -> float:
     """Choose the octets of a sub-block at a scale; returns |target - factor v|^2, infinite unless below ``bound``.
 
-    ``target`` float64 (size,), ``factor`` (size, size). ``shared``: the delta, or -1 where each octet chooses its own.
-    What is chosen stands in ``at.codes`` and ``at.deltas``.
+    ``target`` float64 (size,), ``factor`` (size, size). ``fixed_delta``: that of all octets, or -1 where each chooses
+    its own. What is chosen stands in ``at.codes`` and ``at.deltas``.
     """
     square = scale * scale
     left = bound / square
@@ -95,7 +95,7 @@ def _try_scale(
         cost = np.inf
         chosen = 0
         for delta in range(len(tree.deltas)):
-            if shared >= 0 and delta != shared:
+            if fixed_delta >= 0 and delta != fixed_delta:
                 continue
             move = tree.deltas[delta]
             for i in range(OCTET):
@@ -176,7 +176,7 @@ def _level(tree: Tree, code: int, delta: int) -> float:
 
 
 @jit
-def made_up_for(start: int, stop: int, first: int, b: Floats, pulls: Floats, weights: Floats, out: Floats) -> None:
+def joint_targets(start: int, stop: int, first: int, b: Floats, pulls: Floats, weights: Floats, out: Floats) -> None:
     """What columns ``first .. first + 255`` should best be, all of them together: ``out`` float32 (n, 256).
 
     ``pulls`` float32 (n, 256): what the errors of earlier columns ask of each (feedback.py), which does not count that
@@ -201,7 +201,7 @@ def feed_super_block(
     """Round columns ``first .. first + 255``, each sub-block to what is best when later columns make up for it.
 
     H = B D B^T with ``b`` float32 (k, k), ``roots`` float64 (k,) of D; ``factors`` float64 (sub-blocks, size, size):
-    the diagonal blocks of (B sqrt(D))^T. ``pulls`` as in ``made_up_for``, used up. ``blocks`` are those of the
+    the diagonal blocks of (B sqrt(D))^T. ``pulls`` as in ``joint_targets``, used up. ``blocks`` are those of the
     super-block alone and have its grid, d and k, which moves by up to ``reach``. ``errors`` float32 (n, 256) receives
     weights - values, ``costs`` float64 (n,) what these columns add to the cost of each row.
     """
