@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,32 @@ def get(server: Server, path: str, **headers: str) -> Answer:
 def says(text: str = "hi", **more: Any) -> dict[str, Any]:
     """A body for chat."""
     return {"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 8, **more}
+
+
+CHAT = "/v1/chat/completions"
+
+LONG = 100_000  # a context that takes minutes to fill
+
+
+def endless(stream: bool, text: str = "hi") -> dict[str, Any]:
+    return {**says(text, stream=stream, ignore_eos=True), "max_tokens": LONG - 1000}
+
+
+def begin(server: Server, body: Any, path: str = CHAT) -> socket.socket:
+    """Send a request, and do not wait for the answer."""
+    data = json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n"
+    )
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    connection.sendall(head.encode() + b"\r\n" + data)
+    return connection
+
+
+def engine(server: Server) -> Any:
+    return server.models.loaded[0].engine
+
+
+def idle(server: Server) -> bool:
+    stats = engine(server).stats()
+    return not stats.slots and not stats.waiting and server.models.loaded[0].users == 0

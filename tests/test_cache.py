@@ -14,6 +14,7 @@ import pytest
 
 import gguflike
 from gguflike.kernels.engine import host, internals, store
+from tests.files import names
 
 # An op, and two kernels of numba's kind, of which one is part of the other.
 PROGRAM = """
@@ -59,10 +60,6 @@ def run(folder: Path, prefix: str = "") -> str:
 
 def kept(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def written(folder: Path) -> dict[str, int]:

@@ -23,15 +23,14 @@ from gguflike.convert import ConversionPlan, convert, quantize_file, workload
 from gguflike.convert.calibration import Calibration
 from gguflike.errors import ArgumentError, ArgumentTypeError, UnsupportedError
 from gguflike.families import config as configs
-from gguflike.families import registry
 from gguflike.progress import CALIBRATING
-from gguflike.reference import logits
 from gguflike.tensor import QuantizedTensor
 from tests import tiny
-from tests.test_calibrate_stream import weights_of
+from tests.files import sha256
+from tests.measures import divergence
 from tests.test_family_configs import ROWS, as_read, read
+from tests.walks import TEXT, weights_of
 
-TEXT = "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want. "
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 OF_GRAPH = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
@@ -51,25 +50,6 @@ def text(tmp_path: Path) -> Path:
 @pytest.fixture
 def asked(text: Path) -> dict[str, Any]:
     return {"effort": 1, "calibration": [text], "calibration_tokens": 2048}
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def divergence(path: Path, truth: Path, ids: list[int]) -> float:
-    """Mean KL divergence of the tokens behind ``ids`` by the reference, in nats."""
-
-    def log_shares(path: Path) -> np.ndarray:
-        with gguflike.open(path) as file:
-            family = registry.for_gguf(file.architecture or "")
-            graph = family.graph(family.from_file(file.metadata, file.infos))
-            x = logits(graph, {name: t.dequantize().astype(np.float64) for name, t in file.tensors.items()}, ids)
-        x = x - x.max(axis=-1, keepdims=True)
-        return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
-
-    p, q = log_shares(truth), log_shares(path)
-    return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
 
 
 def test_it_loses_less_than_without(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from gguflike.errors import GGUFError, OutputError
 from gguflike.tensor import QuantizedTensor
 from gguflike.verify import verify
 from tests.bad_vectors import damage
+from tests.files import names
 
 METADATA = {"general.architecture": "llama", "llama.block_count": 1}
 
@@ -314,7 +315,7 @@ def test_a_file_cut_while_it_is_written(tmp_path: Path) -> None:
 
     with pytest.raises(OutputError, match="cut by someone else"):
         cut()
-    assert left_over(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_threads_give_the_same_bytes(tmp_path: Path) -> None:
@@ -356,10 +357,6 @@ def test_another_process_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 # --- complete or not at all ---
-
-
-def left_over(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def one_tensor() -> tuple[QuantizedTensor, container.FilePlan]:
@@ -405,11 +402,11 @@ def test_misuse_leaves_the_folder_as_it_was(
     path = tmp_path / "file.gguf"
     if old is not None:
         path.write_bytes(old)
-    before = left_over(tmp_path)
+    before = names(tmp_path)
     tensor, planned = one_tensor()
     with pytest.raises((OutputError, KeyboardInterrupt)), Writer(path, planned) as writer:
         misuse(writer, tensor)
-    assert left_over(tmp_path) == before
+    assert names(tmp_path) == before
     assert old is None or path.read_bytes() == old
 
 
@@ -417,7 +414,7 @@ def test_refuses_data_that_is_not_bytes(tmp_path: Path) -> None:
     tensor, planned = one_tensor()
     with pytest.raises(ValueError, match="contiguous bytes"), Writer(tmp_path / "file.gguf", planned) as writer:
         writer.write(tensor.name, tensor.data.view("<f4"))
-    assert left_over(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_not_open_for_writing(tmp_path: Path) -> None:
@@ -425,7 +422,7 @@ def test_not_open_for_writing(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "file.gguf", planned)
     with pytest.raises(OutputError, match="not open"):
         writer.write(tensor.name, tensor.data)
-    assert left_over(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 CALLS = ("pwrite", "fsync", "replace", "ftruncate", "open")
@@ -445,7 +442,7 @@ def test_each_failing_call_leaves_nothing(
     for fail_at in range(40):
         if old is not None:
             path.write_bytes(old)
-        before = left_over(tmp_path)
+        before = names(tmp_path)
         count = 0
 
         def failing(*args: Any, last: int = fail_at, **kwargs: Any) -> Any:
@@ -463,11 +460,11 @@ def test_each_failing_call_leaves_nothing(
                 failures += 1
             else:
                 break
-        if left_over(tmp_path) == ["file.gguf"] and (old is None or path.read_bytes() != old):
+        if names(tmp_path) == ["file.gguf"] and (old is None or path.read_bytes() != old):
             assert damage(verify(path)) == []  # only the folder's fsync failed: the file is complete
             path.unlink()
         else:
-            assert left_over(tmp_path) == before
+            assert names(tmp_path) == before
     else:
         pytest.fail("never succeeded")
     assert failures >= 1
@@ -602,7 +599,7 @@ def test_an_error_past_the_cache_is_one(tmp_path: Path, monkeypatch: pytest.Monk
     before = threading.active_count()
     with pytest.raises(OutputError, match="No space left"):
         in_parts(tmp_path / "a.gguf", tensors, planned, 1 << 22)
-    assert left_over(tmp_path) == []
+    assert names(tmp_path) == []
     assert threading.active_count() == before
 
 
@@ -612,7 +609,7 @@ def test_space_is_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     _, planned = one_tensor()
     with pytest.raises(OutputError, match="free space"), Writer(tmp_path / "file.gguf", planned):
         pytest.fail("entered")
-    assert left_over(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize(("missing", "fits"), [(0, True), (1, False)])
@@ -687,11 +684,11 @@ def test_existing_targets(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="exists"):
         race()
     assert other.read_bytes() == b"someone else's"
-    assert left_over(tmp_path) == ["file.gguf", "other.gguf"]
+    assert names(tmp_path) == ["file.gguf", "other.gguf"]
     other.unlink()
     container.write(other, METADATA, [tensor], overwrite=False)
     assert damage(verify(other)) == []
-    assert left_over(tmp_path) == ["file.gguf", "other.gguf"]
+    assert names(tmp_path) == ["file.gguf", "other.gguf"]
 
 
 def test_a_link_is_written_through(tmp_path: Path) -> None:
@@ -701,7 +698,7 @@ def test_a_link_is_written_through(tmp_path: Path) -> None:
     container.write(link, METADATA, random_tensors())
     assert link.is_symlink()
     assert damage(verify(real)) == []
-    assert left_over(tmp_path / "disk") == ["real.gguf"]
+    assert names(tmp_path / "disk") == ["real.gguf"]
 
 
 def test_a_long_name_has_room_for_the_temporary_file(tmp_path: Path) -> None:
@@ -716,12 +713,12 @@ def test_two_writers_to_one_target(tmp_path: Path) -> None:
     path = tmp_path / "file.gguf"
     with Writer(path, planned) as first:
         with Writer(path, planned) as second:
-            assert len(left_over(tmp_path)) == 2
+            assert len(names(tmp_path)) == 2
             first.write(tensor.name, tensor.data)
             second.write(tensor.name, tensor.data)
         assert damage(verify(path)) == []
     assert damage(verify(path)) == []
-    assert left_over(tmp_path) == ["file.gguf"]
+    assert names(tmp_path) == ["file.gguf"]
 
 
 KILLED = """
@@ -758,9 +755,9 @@ def test_killed_at_any_moment(tmp_path: Path, old: bytes | None) -> None:
             process.wait()
         if path.exists() and (old is None or path.read_bytes() != old):
             assert damage(verify(path)) == []
-        leftovers += len([name for name in left_over(tmp_path) if name.startswith(temporary_prefix(str(path)))])
+        leftovers += len([name for name in names(tmp_path) if name.startswith(temporary_prefix(str(path)))])
         container.write(path, METADATA, random_tensors())
-        assert left_over(tmp_path) == ["file.gguf"]
+        assert names(tmp_path) == ["file.gguf"]
     assert leftovers  # the test did kill a writer at work
 
 
@@ -831,7 +828,7 @@ def test_a_file_swept_away_before_its_lock_is_made_again(
     container.write(tmp_path / "a.gguf", METADATA, random_tensors())
     assert len(made) == (1 if there else 2)
     assert damage(verify(tmp_path / "a.gguf")) == []
-    assert left_over(tmp_path) == ["a.gguf"]
+    assert names(tmp_path) == ["a.gguf"]
 
 
 def test_how_things_show_themselves(tmp_path: Path) -> None:

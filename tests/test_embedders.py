@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import gguflike
@@ -17,32 +16,7 @@ from gguflike.convert import convert, export
 from gguflike.errors import CheckpointError, OutputError, UnsupportedError
 from gguflike.families.pooling import answers, kind_of
 from tests import tiny
-
-NORMS = {
-    f"model.layers.{layer}.self_attn.{name}_norm.weight": np.ones(8, np.float32)
-    for layer in (0, 1)
-    for name in ("q", "k")
-}
-
-
-def qwen3(folder: Path, words: tuple[str, ...] = ("yes", "no"), **changes: Any) -> Path:
-    """A tiny Qwen3 checkpoint, whose last tokens are ``words``."""
-    tiny.checkpoint(folder, change=NORMS, architectures=["Qwen3ForCausalLM"], attention_bias=None, **changes)
-    document = json.loads((folder / "tokenizer.json").read_text())
-    document["model"]["vocab"] |= {word: 258 + index for index, word in enumerate(words)}
-    (folder / "tokenizer.json").write_text(json.dumps(document))
-    config = json.loads((folder / "config.json").read_text())
-    del config["mlp_bias"]
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-def modules(folder: Path, **pooling: bool) -> None:
-    kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
-    chain = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds]
-    (folder / "modules.json").write_text(json.dumps(chain))
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+from tests.embedders import modules, qwen3
 
 
 @pytest.mark.parametrize("tied", [False, True])

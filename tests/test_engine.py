@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,53 +12,13 @@ import numpy as np
 import pytest
 
 from gguflike import runner
-from gguflike.engine import Engine, Event, Failed, Finished, Full, Job, Prefilled, Queued, Request, Token
+from gguflike.engine import Engine, Event, Finished, Full, Job, Prefilled, Queued, Request, Token
 from gguflike.engine.pace import LEAST, Pace
 from gguflike.errors import ArgumentError, ArgumentTypeError, UnsupportedError
-from gguflike.runner import Generation, Model
+from gguflike.runner import Model
 from gguflike.runner.sampling import Sampling
 from tests import tiny_gguf
-
-SECONDS = 60  # a test that waits longer has failed
-
-
-class Heard:
-    """A listener that keeps what it hears, and says when the last has come."""
-
-    def __init__(self, then: Callable[[Event], None] = lambda _: None) -> None:
-        self.events: list[Event] = []
-        self._then, self._last = then, threading.Event()
-
-    def __call__(self, event: Event) -> None:
-        self.events.append(event)
-        if isinstance(event, Finished | Failed):
-            self._last.set()
-        self._then(event)
-
-    def wait(self) -> Generation:
-        """The outcome. Raises what the job failed by."""
-        assert self._last.wait(SECONDS), self.events
-        last = self.events[-1]
-        if isinstance(last, Failed):
-            raise last.error
-        assert isinstance(last, Finished)
-        return last.generation
-
-    def of(self, kind: type) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-
-def ask(engine: Engine, prompt: Any, max_tokens: int | None = 20, **settings: Any) -> Heard:
-    heard = Heard()
-    engine.submit(Request(prompt, max_tokens, **settings), heard)
-    return heard
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
+from tests.engines import Gate, Heard, ask, until
 
 
 @pytest.fixture(scope="module")
@@ -73,26 +32,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def engine(model: Model) -> Iterator[Engine]:
     with Engine(model, parallel=3, queue=2) as made:
         yield made
-
-
-class Gate:
-    """A listener that keeps the engine's thread until it is opened: what is asked for meanwhile waits."""
-
-    def __init__(self, engine: Engine, request: Request | None = None, at: type = Prefilled) -> None:
-        """It waits at the first event of the kind ``at``."""
-        self._open, entered = threading.Event(), threading.Event()
-
-        def hold(event: Event) -> None:
-            if isinstance(event, at):
-                entered.set()
-                assert self._open.wait(SECONDS)
-
-        self.heard = Heard(hold)
-        self.job = engine.submit(request or Request([1, 2, 3], 5), self.heard)
-        assert entered.wait(SECONDS)
-
-    def open(self) -> None:
-        self._open.set()
 
 
 @pytest.mark.parametrize("length", [1, 2])

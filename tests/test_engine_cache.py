@@ -29,8 +29,7 @@ from gguflike.runner.sampling import Sampling
 from gguflike.runner.slots import common
 from gguflike.runner.state import BLOCK
 from tests import tiny_gguf
-from tests.test_engine import Gate, Heard, ask, until
-from tests.test_engine_together import CONTEXT, loaded
+from tests.engines import CONTEXT, Gate, Heard, ask, loaded, until
 
 STEM = [(7 * i) % 251 for i in range(100)]
 WARM: dict[str, Any] = {"sampling": Sampling(temperature=1.0, seed=3)}

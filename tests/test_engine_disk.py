@@ -16,11 +16,10 @@ from gguflike.engine.prefixes import Blocks, Texts
 from gguflike.errors import OutputError
 from gguflike.runner.sampling import Sampling
 from gguflike.runner.state import BLOCK
+from tests.engines import ask, loaded
 from tests.serving import CONTEXT as SERVED
 from tests.serving import model as file_to_serve
 from tests.serving import post, serving
-from tests.test_engine import ask
-from tests.test_engine_together import loaded
 
 STEM = [(7 * i) % 251 for i in range(100)]
 WARM: dict[str, Any] = {"sampling": Sampling(temperature=1.0, seed=3), "ignore_end": True}

@@ -14,8 +14,7 @@ from gguflike.errors import ArgumentError
 from gguflike.runner import Model
 from gguflike.runner.sampling import Sampling
 from tests import tiny_gguf
-from tests.test_engine import ask, until
-from tests.test_engine_together import loaded
+from tests.engines import ask, loaded, until
 
 PROMPTS = [[10, 20, 30], [7] * 50, [*range(60, 100)], [5, 6], [10, 20, 31]]
 SETTINGS: list[dict[str, Any]] = [

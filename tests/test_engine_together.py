@@ -8,61 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gguflike import runner
 from gguflike.engine import Engine, Job, Request, Token
-from gguflike.families.parts import Branch, FeedForward, Rope
-from gguflike.families.parts.experts import Experts, Router
-from gguflike.families.parts.latent import LatentAttention
-from gguflike.families.parts.recurrent import DeltaNet, KimiDelta, Mamba, Mamba2, ShortConv
-from gguflike.runner import Model, buffers, state
 from gguflike.runner.sampling import Sampling
 from gguflike.runner.weights import Weights
-from tests import by_hand, tiny_gguf
-from tests.by_hand import WIDTH, rms
-from tests.test_engine import Heard, until
+from tests.engines import CONTEXT, MIXERS, Heard, loaded, until
 
-MIXERS: dict[str, tuple[Any, ...]] = {
-    "windows": (by_hand.attention(window=20), by_hand.attention(window=9), by_hand.attention()),
-    "general attention": (by_hand.attention(softcap=20.0, sinks=True, q_norm=rms("attn_q_norm", 32)),),
-    "recurrent": (
-        DeltaNet(WIDTH, 2, 4, 32, 4, rms("ssm_norm", 32)),
-        KimiDelta(WIDTH, 4, 32, 4, rms("ssm_norm", 32)),
-        Mamba2(WIDTH, 128, 16, 2, 4, 4, rms("ssm_norm", 64, groups=2)),
-        Mamba(WIDTH, 96, 16, 4, 4),
-        ShortConv(WIDTH, 3),
-        by_hand.attention(),
-    ),
-    "latent": (
-        LatentAttention(WIDTH, 4, 0, 32, 32, 16, 32, 0.2, Rope(16, 10000.0, "norm"), rms("attn_kv_a_norm", 32)),
-    ),
-}
 # Types of matrices, of the cache, and how activations are rounded.
 TINY = ["Q8_0 f16", "Q8_0 q8_0", "Q8_0 f32", "Q4_0 f16 adaptive", "F16 f16", "F32,Q8_0 f16"]
-CONTEXT = 256
 SETTINGS: list[dict[str, Any]] = [
     {},
     {"temperature": 1.0},
     {"temperature": 2.0, "top_k": 40, "repetition_penalty": 1.2},
     {"temperature": 0.5, "logit_bias": {1: 1e4, 2: 1e4, 3: 1e4}},  # repeats itself
 ]
-
-
-def loaded(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> Model:
-    """A tiny model: two types of a file and its cache, or a key of MIXERS."""
-    path = folder / "m.gguf"
-    if kind == "windows":  # so that caches are rings
-        monkeypatch.setattr(buffers, "BATCH", 64)
-        monkeypatch.setattr(state, "BATCH", 64)
-    if kind in MIXERS or kind == "experts":
-        feed = Experts(WIDTH, 32, 8, 3, Router()) if kind == "experts" else FeedForward(WIDTH, 96)
-        mixers = MIXERS.get(kind, (by_hand.attention(),))
-        blocks = [(Branch(rms("attn_norm"), mixer), Branch(rms("ffn_norm"), feed)) for mixer in mixers]
-        made = by_hand.graph(*blocks)
-        by_hand.write(path, made, "Q8_0", attends=1.0)
-        return by_hand.load(path, made, monkeypatch, context=CONTEXT)
-    weights, cache_type, *activations = kind.split()
-    tiny_gguf.write(path, weights, seed=5, n_ctx=CONTEXT)
-    return runner.load(path, cache_type=cache_type, threads=2, activations=activations[0] if activations else "dynamic")
 
 
 def requests(rng: np.random.Generator, count: int) -> list[Request]:

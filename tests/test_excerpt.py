@@ -20,8 +20,7 @@ from gguflike.checkpoint.tokenizer import metadata_from_folder
 from gguflike.checkpoint.tokenizer_json import document
 from gguflike.checkpoint.vocabulary import Vocabulary
 from gguflike.runner.tokenizer import Tokenizer
-from tests.small_tokenizers import SPACE, byte_level, spm_metadata, write_folder
-from tests.test_tokenizer_kinds import XLMR_NAMES, xlmr
+from tests.small_tokenizers import SPACE, XLMR_NAMES, byte_level, spm_metadata, write_folder, xlmr
 
 AUSTEN = Path(gguflike.__file__).parent / "data" / "austen-kjv-6m"
 

@@ -18,6 +18,7 @@ from gguflike.families import registry
 from gguflike.reference.forward import hidden
 from tests import tiny
 from tests.by_hand import IDS
+from tests.files import floats_of
 from tests.measures import relative_error
 
 D, FF, E, VOCAB = 32, 64, 4, 300
@@ -130,11 +131,6 @@ def write(folder: Path, config: dict[str, Any], tensors: dict[str, np.ndarray]) 
     return folder
 
 
-def values(path: Path) -> dict[str, np.ndarray]:
-    with gguflike.open(path) as file:
-        return {name: tensor.dequantize() for name, tensor in file.tensors.items()}
-
-
 def assert_same_back(path: Path, folder: Path, wanted: dict[str, np.ndarray]) -> None:
     gguflike.export(path, folder)
     found = read_header(folder / "model.safetensors")
@@ -146,7 +142,7 @@ def assert_same_back(path: Path, folder: Path, wanted: dict[str, np.ndarray]) ->
 def test_experts_saved_one_by_one(tmp_path: Path) -> None:
     tensors = made({**QWEN, **ONE_BY_ONE})
     gguflike.convert(write(tmp_path / "hf", QWEN_CONFIG, tensors), tmp_path / "m.gguf", "F32")
-    found = values(tmp_path / "m.gguf")
+    found = floats_of(tmp_path / "m.gguf")
     for role in ("gate", "up", "down"):
         wanted = np.stack([tensors[f"{L}mlp.experts.{e}.{role}_proj.weight"] for e in range(E)])
         np.testing.assert_array_equal(found[f"blk.0.ffn_{role}_exps.weight"], wanted)
@@ -160,7 +156,7 @@ def test_experts_saved_as_stacks(tmp_path: Path) -> None:
     """As Transformers has them in memory; an export saves them one by one."""
     tensors = made({**QWEN, **STACKED})
     gguflike.convert(write(tmp_path / "hf", QWEN_CONFIG, tensors), tmp_path / "m.gguf", "F32")
-    found, both = values(tmp_path / "m.gguf"), tensors[f"{L}mlp.experts.gate_up_proj"]
+    found, both = floats_of(tmp_path / "m.gguf"), tensors[f"{L}mlp.experts.gate_up_proj"]
     np.testing.assert_array_equal(found["blk.0.ffn_gate_exps.weight"], both[:, :FF])
     np.testing.assert_array_equal(found["blk.0.ffn_up_exps.weight"], both[:, FF:])
     np.testing.assert_array_equal(found["blk.0.ffn_down_exps.weight"], tensors[f"{L}mlp.experts.down_proj"])
@@ -176,7 +172,7 @@ def test_a_missing_expert_is_named(tmp_path: Path) -> None:
 def test_rows_that_take_turns(tmp_path: Path) -> None:
     tensors = made({**OSS, **OSS_FLOATS})
     gguflike.convert(write(tmp_path / "hf", OSS_CONFIG, tensors), tmp_path / "m.gguf", "F32")
-    found, both = values(tmp_path / "m.gguf"), tensors[f"{L}mlp.experts.gate_up_proj"].swapaxes(1, 2)
+    found, both = floats_of(tmp_path / "m.gguf"), tensors[f"{L}mlp.experts.gate_up_proj"].swapaxes(1, 2)
     biases = tensors[f"{L}mlp.experts.gate_up_proj_bias"]
     for index, role in enumerate(("gate", "up")):
         np.testing.assert_array_equal(found[f"blk.0.ffn_{role}_exps.weight"], both[:, index::2])
@@ -253,7 +249,7 @@ def test_stacks_are_told_by_their_shapes_to_be_transposed(tmp_path: Path) -> Non
     turned = {name: x.swapaxes(1, 2).copy() if name in STACKED else x for name, x in tensors.items()}
     for name, each in (("saved", tensors), ("published", turned)):
         gguflike.convert(write(tmp_path / name, SEEING_CONFIG, each), tmp_path / f"{name}.gguf", "F32")
-    saved, published = values(tmp_path / "saved.gguf"), values(tmp_path / "published.gguf")
+    saved, published = floats_of(tmp_path / "saved.gguf"), floats_of(tmp_path / "published.gguf")
     both = tensors[f"{L}mlp.experts.gate_up_proj"]
     np.testing.assert_array_equal(saved["blk.0.ffn_gate_exps.weight"], both[:, :FF])
     np.testing.assert_array_equal(saved["blk.0.ffn_up_exps.weight"], both[:, FF:])
@@ -316,7 +312,7 @@ def test_nomic_experts_and_the_bias_that_they_share(tmp_path: Path) -> None:
     folder = write(tmp_path / "hf", NOMIC_CONFIG, tensors)
     plan = gguflike.convert(folder, tmp_path / "x.gguf", "F32")
     assert any("mlp.experts.bias" in notice for notice in plan.notices)
-    found, at = values(tmp_path / "x.gguf"), "encoder.layers.1.mlp.experts."
+    found, at = floats_of(tmp_path / "x.gguf"), "encoder.layers.1.mlp.experts."
     first, second = (tensors[f"{at}mlp.w{i}"].reshape(E, FF, D) for i in (1, 2))
     np.testing.assert_array_equal(found["blk.1.ffn_up_exps.weight"], first)
     np.testing.assert_array_equal(found["blk.1.ffn_down_exps.weight"], second.transpose(0, 2, 1))
@@ -382,7 +378,7 @@ def test_an_adapter_of_some_experts(tmp_path: Path) -> None:
     gguflike.convert(base, tmp_path / "merged.gguf", "F32", lora=[adapter])
     gguflike.convert(adapter, tmp_path / "adapter.gguf")
     name = "blk.0.ffn_up_exps.weight"
-    plain, merged, alone = (values(tmp_path / f"{each}.gguf") for each in ("plain", "merged", "adapter"))
+    plain, merged, alone = (floats_of(tmp_path / f"{each}.gguf") for each in ("plain", "merged", "adapter"))
     expected = plain[name].copy()
     expected[2] += 3 * (b @ a)
     np.testing.assert_allclose(merged[name], expected, atol=1e-4)

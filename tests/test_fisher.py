@@ -21,7 +21,7 @@ from gguflike.families.parts import Block, Branch, FeedForward, Graph
 from gguflike.reference.gradient import Product
 from gguflike.reference.gradient.graph import Blocks, State, by_layer, gradients
 from tests import by_hand, test_attention, test_parts
-from tests.test_calibrate_stream import DENSE, EXPERTS, TEXTS, weights_of
+from tests.walks import DENSE, EXPERTS, TEXTS, weights_of
 
 module = sys.modules[fisher.__module__]
 SHARED = test_attention.graph_of(test_attention.attention(), test_attention.attention(kv_layer=0))

@@ -14,7 +14,8 @@ from gguflike.cli import main
 from gguflike.convert import convert, encode, quantize_file
 from gguflike.errors import ArgumentError, QuantizationError, UnsupportedError
 from tests import tiny
-from tests.test_calibrated import divergence, sha256
+from tests.files import sha256
+from tests.measures import divergence
 
 IDS = [256, *b"A single man of large fortune, what a fine thing for our girls!"]
 

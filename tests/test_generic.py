@@ -24,6 +24,7 @@ from gguflike.errors import (
     UnsupportedError,
 )
 from tests import stored
+from tests.files import floats_of
 
 CONV, LINEAR, RAGGED, VIDEO = "down.0.conv.weight", "mid.attn.to_q.weight", "head.weight", "patch_embedding.weight"
 NORM, BIAS, TABLE = "mid.attn.norm_q.weight", "down.0.conv.bias", "scale_shift_table"
@@ -69,16 +70,11 @@ def kinds(path: Path) -> dict[str, str]:
         return {name: tensor.format.name for name, tensor in file.tensors.items()}
 
 
-def arrays(path: Path) -> dict[str, np.ndarray]:
-    with gguflike.open(path) as file:
-        return {name: tensor.dequantize() for name, tensor in file.tensors.items()}
-
-
 def test_names_and_shapes_are_kept(network: Path, tmp_path: Path) -> None:
     plan = convert(network, tmp_path / "f16.gguf", "F16", generic=True, arch="flux")
     assert plan.notices == ()
     assert gguflike.verify(tmp_path / "f16.gguf").findings == ()
-    found = arrays(tmp_path / "f16.gguf")
+    found = floats_of(tmp_path / "f16.gguf")
     assert list(found) == list(SHAPES)
     for name, array in found.items():
         assert array.shape == SHAPES[name]
@@ -97,7 +93,7 @@ def test_types(network: Path, tmp_path: Path) -> None:
         **{CONV: "Q4_K", LINEAR: "Q4_K", RAGGED: "Q5_0", VIDEO: "Q8_0", NORM: "F16", BIAS: "F16", TABLE: "F16"},
         **{"small.weight": "F16", "conv1d.weight": "F16", "deep": "F16", "scale": "F16", "empty": "F16"},
     }
-    found = arrays(tmp_path / "q.gguf")
+    found = floats_of(tmp_path / "q.gguf")
     for name in (CONV, LINEAR, RAGGED):
         assert found[name].shape == SHAPES[name]
         error = np.linalg.norm(found[name] - values(name)) / np.linalg.norm(values(name))
@@ -205,7 +201,7 @@ def test_shards_both_ways(network: Path, tmp_path: Path) -> None:
     (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
     plan = convert(folder, f"{tmp_path}/", "F16", generic=True, split_max_tensors=5)
     assert plan.paths[0].endswith("transformer-F16-00001-of-00003.gguf")
-    found = arrays(Path(plan.paths[0]))
+    found = floats_of(Path(plan.paths[0]))
     assert {name: array.shape for name, array in found.items()} == SHAPES
     np.testing.assert_array_equal(found[CONV], values(CONV))
     (folder / "diffusion_pytorch_model.safetensors.index.json").unlink()
@@ -240,7 +236,7 @@ def test_names(tmp_path: Path) -> None:
         path = safetensors(tmp_path / "a.safetensors", {name: ("F32", np.ones((4, 512), np.float32))})
         plan = convert(path, tmp_path / "a.gguf", "Q8_0", generic=True, overwrite=True)
         assert len(plan.notices) == notices
-        assert arrays(tmp_path / "a.gguf")[name].shape == (4, 512)
+        assert floats_of(tmp_path / "a.gguf")[name].shape == (4, 512)
     safetensors(tmp_path / "a.safetensors", {"x" * 128: ("F32", np.ones((4, 512), np.float32))})
     with pytest.raises(GGUFError, match=r"tensor name has a bad length; expected 1 to 127 bytes.*C-017"):
         convert(tmp_path / "a.safetensors", None, "Q8_0", generic=True, dry_run=True)
@@ -279,7 +275,7 @@ def test_8_bit_floats(tmp_path: Path) -> None:
         "1 tensor of 8-bit floats and 1 scale, x.scale_weight first, stay apart: "
         "most readers of such files do not multiply them",
     )
-    np.testing.assert_array_equal(arrays(tmp_path / "a.gguf")["x.weight"], read_header(path)["x.weight"].read_f32())
+    np.testing.assert_array_equal(floats_of(tmp_path / "a.gguf")["x.weight"], read_header(path)["x.weight"].read_f32())
     del tensors["x.scale_weight"]
     assert convert(safetensors(path, tensors), None, "F16", generic=True, dry_run=True).notices == ()
 

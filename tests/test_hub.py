@@ -27,6 +27,7 @@ from gguflike.convert import convert
 from gguflike.errors import ArgumentError, ChangedError, CheckpointError, RemoteError, UnsupportedError
 from gguflike.locate import locate, open_header
 from tests import hub_server, test_lora, tiny, tiny_gguf
+from tests.files import contents, sha256
 from tests.hub_server import Hub
 from tests.terminals import CTRL_C, Terminal
 
@@ -39,14 +40,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     monkeypatch.chdir(tmp_path)
     with hub_server.in_use(monkeypatch, tmp_path) as running:
         yield running
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def tensors(path: Path) -> dict[str, bytes]:
@@ -76,13 +69,13 @@ def test_what_is_streamed_is_what_a_folder_gives(hub: Hub, tmp_path: Path, shard
     asked = len(hub.asked("/storage/"))
     convert("org/Tiny-35K", tmp_path / "kept.gguf", "Q8_0", cache=True)
     assert len(weights_on_disk(tmp_path)) == shards
-    assert digest(tmp_path / "kept.gguf") == digest(tmp_path / "streamed.gguf")
+    assert sha256(tmp_path / "kept.gguf") == sha256(tmp_path / "streamed.gguf")
     assert len(hub.asked("/storage/")) == asked + shards
     convert("org/Tiny-35K", tmp_path / "again.gguf", "Q8_0")  # what the cache has is not fetched
-    assert digest(tmp_path / "again.gguf") == digest(tmp_path / "streamed.gguf")
+    assert sha256(tmp_path / "again.gguf") == sha256(tmp_path / "streamed.gguf")
     [snapshot] = (tmp_path / "hub").glob("models--*/snapshots/*")
     convert(snapshot, tmp_path / "folder.gguf", "Q8_0")
-    assert digest(tmp_path / "folder.gguf") == digest(tmp_path / "streamed.gguf")
+    assert sha256(tmp_path / "folder.gguf") == sha256(tmp_path / "streamed.gguf")
     assert len(hub.asked("/storage/")) == asked + shards
 
 
@@ -101,7 +94,7 @@ def test_a_branch_may_move_meanwhile(hub: Hub, tmp_path: Path) -> None:
     assert convert("org/name", "new.gguf", "F16").metadata["gguflike.source.revision"] != old
     plan = convert(f"org/name@{old}", "old.gguf", "F16")
     assert plan.metadata["gguflike.source.revision"] == old
-    assert digest(tmp_path / "moved.gguf") == digest(tmp_path / "old.gguf") != digest(tmp_path / "new.gguf")
+    assert sha256(tmp_path / "moved.gguf") == sha256(tmp_path / "old.gguf") != sha256(tmp_path / "new.gguf")
     with pytest.raises(ArgumentError, match="two revisions"):
         convert("org/name@main", "x.gguf", revision="other")
 
@@ -124,7 +117,7 @@ def test_faults_change_nothing(hub: Hub, tmp_path: Path, fault: str, monkeypatch
     hub.fault("/storage/", does, times, after=2)
     convert("org/name", "x.gguf", "F16")
     assert not hub.faults
-    assert digest(tmp_path / "x.gguf") == digest(tmp_path / "good.gguf")
+    assert sha256(tmp_path / "x.gguf") == sha256(tmp_path / "good.gguf")
 
 
 def test_what_cannot_be_had_leaves_nothing(hub: Hub, tmp_path: Path) -> None:
@@ -165,7 +158,7 @@ def test_what_was_cut_off_goes_on(hub: Hub, tmp_path: Path) -> None:
     hub.log.clear()
     plan = convert("org/name", "x.gguf", "F16")
     assert any("tensors are written already" in notice for notice in plan.notices)
-    assert digest(tmp_path / "x.gguf") == digest(tmp_path / "whole.gguf")
+    assert sha256(tmp_path / "x.gguf") == sha256(tmp_path / "whole.gguf")
 
 
 @pytest.mark.parametrize("kind", [ThreadPoolExecutor, ProcessPoolExecutor])
@@ -174,7 +167,7 @@ def test_workers_read_by_themselves(hub: Hub, tmp_path: Path, kind: Any) -> None
     convert("org/name", "one.gguf", "F16")
     with kind(2) as executor:
         convert("org/name", "many.gguf", "F16", executor=executor)
-    assert digest(tmp_path / "many.gguf") == digest(tmp_path / "one.gguf")
+    assert sha256(tmp_path / "many.gguf") == sha256(tmp_path / "one.gguf")
 
 
 def test_offline_mode_takes_what_the_cache_has(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +188,7 @@ def test_offline_mode_takes_what_the_cache_has(hub: Hub, tmp_path: Path, monkeyp
     convert("org/name", "kept.gguf", "F16", cache=True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     convert(f"org/name@{commit}", "y.gguf", "F16")
-    assert digest(tmp_path / "y.gguf") == digest(tmp_path / "x.gguf")
+    assert sha256(tmp_path / "y.gguf") == sha256(tmp_path / "x.gguf")
 
 
 def test_a_process_obeys_its_environment(hub: Hub, tmp_path: Path) -> None:
@@ -214,11 +207,11 @@ def test_a_process_obeys_its_environment(hub: Hub, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "wrote private-F16.gguf"), done.stderr
     assert "fetching model.safetensors, 143.2 kB" in done.stderr
     assert list((tmp_path / "home" / "hub" / "models--org--private").glob("snapshots/*/model.safetensors"))
-    first = digest(tmp_path / "private-F16.gguf")
+    first = sha256(tmp_path / "private-F16.gguf")
     hub.log.clear()
     assert convert_(HF_HUB_OFFLINE="1").returncode == 0
     assert hub.log == []
-    assert digest(tmp_path / "private-F16.gguf") == first
+    assert sha256(tmp_path / "private-F16.gguf") == first
 
 
 def test_a_dry_run_reads_headers_only(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from gguflike.cli import main
 from gguflike.convert import convert
 from gguflike.errors import ArgumentError, ArgumentTypeError, CheckpointError, OutputError, UnsupportedError
 from tests import tiny
+from tests.files import floats_of
 
 LAYER = "model.layers.1"
 Q, DOWN = f"{LAYER}.self_attn.q_proj", f"{LAYER}.mlp.down_proj"
@@ -45,19 +46,14 @@ def base(tmp_path: Path) -> Path:
     return tiny.checkpoint(tmp_path / "base")
 
 
-def weights(path: Path) -> dict[str, np.ndarray]:
-    with gguflike.open(path) as file:
-        return {name: tensor.dequantize() for name, tensor in file.tensors.items()}
-
-
 def merged(base: Path, lora: Any, **options: Any) -> dict[str, np.ndarray]:
     convert(base, base.parent / "merged.gguf", "F32", lora=lora, overwrite=True, **options)
-    return weights(base.parent / "merged.gguf")
+    return floats_of(base.parent / "merged.gguf")
 
 
 def plain(base: Path) -> dict[str, np.ndarray]:
     convert(base, base.parent / "plain.gguf", "F32", overwrite=True)
-    return weights(base.parent / "plain.gguf")
+    return floats_of(base.parent / "plain.gguf")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +113,7 @@ def test_the_rotation_s_order_is_that_of_the_model(base: Path, tmp_path: Path) -
     expected = plain(whole)[name]
     np.testing.assert_allclose(merged(base, [folder])[name], expected, atol=2e-5)
     convert(folder, tmp_path / "a.gguf", base=base)
-    alone = weights(tmp_path / "a.gguf")
+    alone = floats_of(tmp_path / "a.gguf")
     assert {name: values.shape for name, values in alone.items()} == {
         f"{name}.lora_a": (4, 32),
         f"{name}.lora_b": (32, 4),
@@ -322,7 +318,7 @@ def test_alone(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         assert list(file.metadata["adapter.alora.invocation_tokens"]) == [4, 5]
     assert (keys["general.architecture"], keys["general.type"]) == ("llama", "adapter")
     assert (keys["adapter.type"], keys["adapter.lora.alpha"], keys["general.file_type"]) == ("lora", 8.0, 0)
-    found = weights(path)
+    found = floats_of(path)
     up = tensors["base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"]
     np.testing.assert_allclose(found["blk.0.ffn_up.weight.lora_b"], up * 5 / 8)
     convert(folder, tmp_path / "half.gguf", "F16", base=base)

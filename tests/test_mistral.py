@@ -122,7 +122,7 @@ def test_mistral(shards: int, tmp_path: Path) -> None:
 
 def test_mistrals_files_alone(tmp_path: Path) -> None:
     """params.json, consolidated.safetensors and tekken.json, and nothing of Transformers."""
-    from tests.test_tokenizer_sources import tekken
+    from tests.small_tokenizers import tekken
 
     tokens = tekken()
     rows = tokens["config"]["default_vocab_size"]
@@ -210,7 +210,7 @@ def test_8_bit_floats_of_mistral(tmp_path: Path) -> None:
     tensors = {name: stored.floats(values) for name, values in renamed(weights).items()}
     rng = np.random.default_rng(2)
     dequantized = dict(weights)
-    from tests.test_quantized import E4M3, codes8
+    from tests.quantized_cases import E4M3, codes8
 
     for name, part in (
         ("model.layers.0.self_attn.q_proj", "attention.wq"),

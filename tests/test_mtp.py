@@ -24,6 +24,7 @@ from gguflike.runner import Model
 from gguflike.runner.drafting import Asked
 from gguflike.runner.mtp import MTPHeads
 from tests import tiny
+from tests.engines import ask
 from tests.measures import relative_error
 from tests.mtp_models import (
     CONFIGS,
@@ -42,7 +43,6 @@ from tests.mtp_models import (
     stored,
     values,
 )
-from tests.test_engine import ask
 
 #: How many layers come before the heads, how many heads there are, and what the first has of its own.
 LAYERS_BEFORE = dict.fromkeys(VARIANTS, LAYERS) | {"two layers": 3}

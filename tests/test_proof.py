@@ -17,8 +17,7 @@ from gguflike.cli import main
 from gguflike.convert import proof
 from gguflike.errors import ArgumentError, CheckpointError, UnsupportedError
 from tests import tiny
-from tests.small_tokenizers import byte_level, spm_metadata, write_folder
-from tests.test_tokenizer_kinds import BERT_NAMES, XLMR_NAMES, bert, xlmr
+from tests.small_tokenizers import BERT_NAMES, XLMR_NAMES, bert, byte_level, spm_metadata, write_folder, xlmr
 
 KEY = "tokenizer.ggml."
 

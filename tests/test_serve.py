@@ -17,7 +17,7 @@ from gguflike.convert import convert
 from gguflike.runner import Model
 from gguflike.serve import Server
 from gguflike.serve.settings import DEFAULTS
-from tests import test_embedders
+from tests import embedders
 from tests.serving import CONTEXT, TEMPLATE, ask, get, model, post, says, serving
 
 CHAT = "/v1/chat/completions"
@@ -481,8 +481,8 @@ def test_head_and_trailing_paths(server: Server) -> None:
 
 
 def test_vectors_are_as_the_model_gives_them(tmp_path: Path) -> None:
-    folder = test_embedders.qwen3(tmp_path / "hf")
-    test_embedders.modules(folder, pooling_mode_lasttoken=True, pooling_mode_mean_tokens=False)
+    folder = embedders.qwen3(tmp_path / "hf")
+    embedders.modules(folder, pooling_mode_lasttoken=True, pooling_mode_mean_tokens=False)
     convert(folder, tmp_path / "x.gguf", "F32")
     with runner.load(tmp_path / "x.gguf", threads=1) as alone, serving(tmp_path / "x.gguf", context=None) as server:
         want = alone.embed(["one", "two"])
@@ -503,7 +503,7 @@ def test_vectors_are_as_the_model_gives_them(tmp_path: Path) -> None:
 
 
 def test_documents_are_ranked_as_the_model_does(tmp_path: Path) -> None:
-    folder = test_embedders.qwen3(tmp_path / "Qwen3-Reranker-tiny", max_position_embeddings=1024)
+    folder = embedders.qwen3(tmp_path / "Qwen3-Reranker-tiny", max_position_embeddings=1024)
     convert(folder, tmp_path / "x.gguf", "F32")
     documents = ["a", "bc", "def"]
     with runner.load(tmp_path / "x.gguf", threads=1) as alone, serving(tmp_path / "x.gguf", context=None) as server:

@@ -18,8 +18,8 @@ import pytest
 
 from gguflike.engine import Engine
 from gguflike.serve import Server
+from tests.engines import until
 from tests.serving import ask, model, says, serving
-from tests.test_engine import until
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 CHAT = "/v1/chat/completions"

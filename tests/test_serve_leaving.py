@@ -7,18 +7,15 @@ import json
 import random
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gguflike.serve import Server
+from tests.engines import until
 from tests.nonsense import nonsense
-from tests.serving import CONTEXT, get, model, post, says, serving
-
-CHAT = "/v1/chat/completions"
-LONG = 100_000  # a context that takes minutes to fill
+from tests.serving import CHAT, CONTEXT, LONG, begin, endless, engine, get, idle, model, post, says, serving
 
 
 @pytest.fixture(scope="module")
@@ -27,37 +24,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     path = model(tmp_path_factory.mktemp("leaving"), n_ctx=LONG)
     with serving(path, parallel=2, queue=2, context=LONG) as made:
         yield made
-
-
-def endless(stream: bool, text: str = "hi") -> dict[str, Any]:
-    return {**says(text, stream=stream, ignore_eos=True), "max_tokens": LONG - 1000}
-
-
-def begin(server: Server, body: Any, path: str = CHAT) -> socket.socket:
-    """Send a request, and do not wait for the answer."""
-    data = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n"
-    )
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
-    connection.sendall(head.encode() + b"\r\n" + data)
-    return connection
-
-
-def until(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not what():
-        assert time.monotonic() < end, "waited for half a minute"
-        time.sleep(0.01)
-
-
-def engine(server: Server) -> Any:
-    return server.models.loaded[0].engine
-
-
-def idle(server: Server) -> bool:
-    stats = engine(server).stats()
-    return not stats.slots and not stats.waiting and server.models.loaded[0].users == 0
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -13,8 +13,8 @@ import pytest
 
 from gguflike import runner
 from gguflike.serve import Server
-from tests.serving import CONTEXT, model, post, serving
-from tests.test_serve_leaving import begin, idle, until
+from tests.engines import until
+from tests.serving import CONTEXT, begin, idle, model, post, serving
 
 TEXT = "/v1/completions"
 COUNT, CONNECTIONS = 64, 16

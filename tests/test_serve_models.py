@@ -18,8 +18,8 @@ from gguflike.runner.needs import PROCESS
 from gguflike.serve import Server, Settings
 from gguflike.serve.models import found_in, name_of
 from gguflike.serve.reserve import reserve
-from tests.serving import CONTEXT, get, model, post, says, serving
-from tests.test_serve_leaving import begin, endless, until
+from tests.engines import until
+from tests.serving import CONTEXT, begin, endless, get, model, post, says, serving
 
 CHAT = "/v1/chat/completions"
 CACHE = 1 << 20  # bytes for what is kept of texts

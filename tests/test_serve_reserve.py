@@ -13,7 +13,7 @@ from gguflike.estimate import estimate
 from gguflike.runner.needs import PROCESS
 from gguflike.serve import Settings
 from gguflike.serve.reserve import FOLDER_SHARE, Reserve, reserve
-from tests import mtp_models, test_embedders
+from tests import embedders, mtp_models
 from tests.serving import CONTEXT, model, post, serving
 
 PARALLEL = 4
@@ -92,8 +92,8 @@ def test_heads_count(tmp_path: Path) -> None:
 
 
 def test_a_model_without_text_keeps_nothing_of_others(tmp_path: Path) -> None:
-    folder = test_embedders.qwen3(tmp_path / "hf")
-    test_embedders.modules(folder, pooling_mode_lasttoken=True, pooling_mode_mean_tokens=False)
+    folder = embedders.qwen3(tmp_path / "hf")
+    embedders.modules(folder, pooling_mode_lasttoken=True, pooling_mode_mean_tokens=False)
     convert(folder, tmp_path / "x.gguf", "F32")
     found = reserved(tmp_path / "x.gguf", context=32)
     assert (found.kept, found.text_bytes) == (0, 0)

@@ -30,7 +30,8 @@ from gguflike.kernels.dispatch import linear_plan
 from gguflike.progress import CALIBRATING
 from gguflike.runner.needs import PROCESS, beside_weights
 from tests import tiny
-from tests.test_calibrated import TEXT, sha256
+from tests.files import sha256
+from tests.walks import TEXT
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,10 @@ from gguflike.calibrate import needs
 from gguflike.calibrate.sensitivities import Sensitivities, measure
 from gguflike.calibrate.steps import Steps
 from gguflike.families.parts import Graph
-from tests.test_calibrate_stream import DENSE, EXPERTS, TEXTS, walked, weights_of
+from tests.files import contents
 from tests.test_fisher import INPUTS, SHARED
 from tests.test_indexers import indexed
+from tests.walks import DENSE, EXPERTS, TEXTS, walked, weights_of
 
 GRAPHS = {"dense": DENSE, "experts": EXPERTS, "shared keys": SHARED, "inputs": INPUTS, "choices": indexed(4)}
 of_each = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS.keys())
@@ -29,11 +30,6 @@ class Cut(Exception):
 def measured(graph: Graph, folder: Path, **settings: Any) -> Sensitivities:
     read = settings.pop("read", weights_of(graph).__getitem__)
     return measure(graph, read, TEXTS, folder, **{"key": "model", **settings})
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """The files in a folder, by their paths there."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def counting(at: int, calls: list[Any]) -> Callable[..., None]:

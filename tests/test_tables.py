@@ -14,7 +14,7 @@ from gguflike.calibrate.sensitivities import measure
 from gguflike.calibrate.tables import EMBEDDING, OUTPUT, Table
 from gguflike.families.parts import Graph, Head
 from gguflike.reference.gradient.graph import gradients
-from tests.test_calibrate_stream import DENSE, TEXTS, weights_of
+from tests.walks import DENSE, TEXTS, weights_of
 
 
 def graph(tied: bool) -> Graph:

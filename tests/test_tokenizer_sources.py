@@ -17,15 +17,13 @@ from typing import Any
 import pytest
 
 import gguflike
-from gguflike.checkpoint import pretokenizers
 from gguflike.checkpoint.tokenizer import Reading, read
 from gguflike.checkpoint.vocabulary import BYTE_CHARACTERS
 from gguflike.convert.proof import prove
 from gguflike.errors import CheckpointError, GGUFLikeError, UnsupportedError
 from gguflike.runner.tokenizer import Tokenizer
 from tests import tiny
-from tests.small_tokenizers import SPACE, byte_level, naive_sentencepiece
-from tests.test_tokenizer_kinds import PIECES, WORDS, charsmap
+from tests.small_tokenizers import PIECES, RANKS, SPACE, WORDS, byte_level, charsmap, naive_sentencepiece, tekken
 
 TEXT = "hello  the there xing \u00e9\n\u2603"
 
@@ -232,9 +230,6 @@ def test_other_kinds_of_sentencepiece(tmp_path: Path, training: bytes, name: str
 
 # Bytes with ranks
 
-MERGED = [b"he", b"ll", b"hell", b"lo", b"hello", b" w", b"or", b" wor", b"\xc3\xa9", b"12"]
-RANKS = {token: rank for rank, token in enumerate([*(bytes([b]) for b in range(256)), *MERGED])}
-
 
 def tiktoken_file(ranks: dict[bytes, int] = RANKS) -> str:
     return "".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items())
@@ -313,17 +308,6 @@ def test_tiktoken_of_an_unknown_model(tmp_path: Path) -> None:
             ),
             {},
         )
-
-
-def tekken(**changes: Any) -> dict[str, Any]:
-    settings = {
-        "pattern": pretokenizers.TEKKEN,
-        "default_vocab_size": 30 + len(RANKS) - 1,
-        "default_num_special_tokens": 30,
-        "version": "v3",
-    }
-    vocab = [{"rank": rank, "token_bytes": base64.b64encode(token).decode()} for token, rank in RANKS.items()]
-    return {"config": settings | changes.pop("config", {}), "vocab": vocab} | changes
 
 
 def test_tekken(tmp_path: Path) -> None:

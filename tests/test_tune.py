@@ -20,7 +20,7 @@ from gguflike.families.parts.experts import Experts, Router
 from gguflike.kernels.encode.lattice.codec import LATTICES
 from gguflike.tensor import QuantizedTensor, quantize
 from tests import by_hand
-from tests.test_calibrate_stream import weights_of
+from tests.walks import weights_of
 
 ALL = sorted(FORMS)
 rng = np.random.default_rng(0)

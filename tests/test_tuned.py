@@ -16,7 +16,8 @@ from gguflike.convert.tuned import BITS, cut
 from gguflike.errors import ArgumentError, UnsupportedError
 from gguflike.progress import CALIBRATING
 from tests import tiny
-from tests.test_calibrated import TEXT, sha256
+from tests.files import sha256
+from tests.walks import TEXT
 
 
 @pytest.fixture(scope="module")

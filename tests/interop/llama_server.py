@@ -24,7 +24,7 @@ import gguflike
 from gguflike.cli import _parsed, config
 from gguflike.cli.serve import _settings
 from gguflike.serve import Server
-from tests import test_embedders
+from tests import embedders
 from tests.serving import TEMPLATE, model
 
 TABLE: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text())
@@ -92,9 +92,9 @@ class _Models:
     def _embedder(self, name: str, pooling: dict[str, bool] | None) -> Path:
         made = self.folder / f"{name}.gguf"
         if not made.exists():
-            source = test_embedders.qwen3(self.folder / name, max_position_embeddings=4096)
+            source = embedders.qwen3(self.folder / name, max_position_embeddings=4096)
             if pooling is not None:
-                test_embedders.modules(source, **pooling)
+                embedders.modules(source, **pooling)
             gguflike.convert(source, made, "F32")
         return made
 

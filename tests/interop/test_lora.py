@@ -12,9 +12,9 @@ import gguf
 import numpy as np
 import pytest
 
-import gguflike
 from gguflike.convert import convert
 from tests import tiny
+from tests.files import floats_of
 from tests.interop.families import converter
 
 VOCABULARY = 300
@@ -87,23 +87,18 @@ def made(folder: Path, kind: str, settings: dict[str, Any], lora: dict[str, Any]
     return base, adapter, merged
 
 
-def tensors(path: Path) -> dict[str, np.ndarray]:
-    with gguflike.open(path) as file:
-        return {name: tensor.dequantize() for name, tensor in file.tensors.items()}
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_merged_as_peft_does(case: str, tmp_path: Path) -> None:
     kind, settings, lora = CASES[case]
     base, adapter, merged = made(tmp_path, kind, settings, lora)
     convert(base, tmp_path / "ours.gguf", "F32", lora=[adapter])
-    ours = tensors(tmp_path / "ours.gguf")
+    ours = floats_of(tmp_path / "ours.gguf")
     if case == "tied embeddings":  # PEFT ties them again; what it computed before has the output as it was
         convert(base, tmp_path / "base.gguf", "F32")
         output = ours.pop("output.weight")
-        np.testing.assert_array_equal(output, tensors(tmp_path / "base.gguf")["token_embd.weight"])
+        np.testing.assert_array_equal(output, floats_of(tmp_path / "base.gguf")["token_embd.weight"])
     convert(merged, tmp_path / "theirs.gguf", "F32")
-    theirs = tensors(tmp_path / "theirs.gguf")
+    theirs = floats_of(tmp_path / "theirs.gguf")
     assert ours.keys() == theirs.keys()
     for name, values in theirs.items():
         np.testing.assert_allclose(ours[name], values, rtol=2e-6, atol=2e-6, err_msg=name)
@@ -113,7 +108,7 @@ def test_merged_as_peft_does(case: str, tmp_path: Path) -> None:
 
 def tensors_of_base(base: Path, folder: Path) -> dict[str, np.ndarray]:
     convert(base, folder / "b.gguf", "F32")
-    return tensors(folder / "b.gguf")
+    return floats_of(folder / "b.gguf")
 
 
 @pytest.mark.parametrize("case", ["plain", "embedding"])

@@ -13,10 +13,10 @@ import pytest
 import gguflike
 from gguflike import checkpoint
 from gguflike.checkpoint import pickled
-from tests import stored, test_quantized, tiny
+from tests import quantized_cases, stored, tiny
 from tests.interop.families.converter import Converter
+from tests.quantized_cases import SHAPES, Case
 from tests.stored import Stored
-from tests.test_quantized import SHAPES, Case
 
 torch = pytest.importorskip("torch")
 
@@ -47,7 +47,7 @@ def _view(kind: type) -> torch.dtype:
 
 def assert_reads(path: Path, case: Case, rtol: float = 0.0) -> None:
     """Our values are those of the library that made the checkpoint."""
-    opened = checkpoint.open(test_quantized.written(path, case))
+    opened = checkpoint.open(quantized_cases.written(path, case))
     assert any(notice.startswith(case.said) for notice in opened.notices), opened.notices
     for name, wanted in case.weights.items():
         np.testing.assert_allclose(opened.tensors[name].read_f32(), wanted, rtol=rtol, atol=0, err_msg=name)
@@ -219,7 +219,7 @@ def test_8_bit_floats_as_transformers_dequantizes_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     tensors = {}
     for name, (rows, columns) in shapes.items():
-        tensors[name] = Stored("F8_E4M3", test_quantized.codes8(rng, (rows, columns)))
+        tensors[name] = Stored("F8_E4M3", quantized_cases.codes8(rng, (rows, columns)))
         scales = rng.uniform(0.01, 0.1, (rows // 32, columns // 32)).astype(np.float32)
         tensors[f"{name}_scale_inv"] = Stored("F32", scales)
     settings = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [32, 32]}
@@ -239,14 +239,14 @@ def converter() -> Iterator[Converter]:
 
 
 OF_LLAMA_CPP: dict[str, Callable[[], Case]] = {
-    "fp8": lambda: test_quantized.fp8((32, 32)),
-    "gptq 4": lambda: test_quantized.gptq(4, 32, order=True),
-    "gptq 8": lambda: test_quantized.gptq(8, 32, order=True),
-    "packed 4": lambda: test_quantized.packed(4, 32, False),
-    "packed 4 with zeros": lambda: test_quantized.packed(4, 32, True),
-    "naive": lambda: test_quantized.naive("int", "channel"),
-    "NVFP4 of ModelOpt": lambda: test_quantized.float4("NVFP4", "modelopt"),
-    "NVFP4 of compressed-tensors": lambda: test_quantized.float4("NVFP4", "compressed-tensors"),
+    "fp8": lambda: quantized_cases.fp8((32, 32)),
+    "gptq 4": lambda: quantized_cases.gptq(4, 32, order=True),
+    "gptq 8": lambda: quantized_cases.gptq(8, 32, order=True),
+    "packed 4": lambda: quantized_cases.packed(4, 32, False),
+    "packed 4 with zeros": lambda: quantized_cases.packed(4, 32, True),
+    "naive": lambda: quantized_cases.naive("int", "channel"),
+    "NVFP4 of ModelOpt": lambda: quantized_cases.float4("NVFP4", "modelopt"),
+    "NVFP4 of compressed-tensors": lambda: quantized_cases.float4("NVFP4", "compressed-tensors"),
 }
 
 
@@ -255,8 +255,8 @@ def test_files_are_those_of_llama_cpp(name: str, converter: Converter, tmp_path:
     """Its converter keeps NVFP4 whatever type it is asked for."""
     case = OF_LLAMA_CPP[name]()
     if not name.startswith("NVFP4"):  # there are scales of activations and caches that it does not expect
-        case = test_quantized.less(test_quantized.less(case, ".input_scale"), ".k_scale")
-    folder = test_quantized.written(tmp_path / "m", case)
+        case = quantized_cases.less(quantized_cases.less(case, ".input_scale"), ".k_scale")
+    folder = quantized_cases.written(tmp_path / "m", case)
     converter._kept.ask(folder=str(folder), out=str(tmp_path / "theirs.gguf"), pre="gpt-2", published={}, removed=[])
     is_kept = name.startswith("NVFP4")
     types = ["ffn_(up|down)=NVFP4"] if is_kept else []
@@ -274,8 +274,8 @@ def test_files_are_those_of_llama_cpp(name: str, converter: Converter, tmp_path:
 
 def test_kept_blocks_compute_the_same_in_llama_cpp(llama_cpp: Callable[[Path], Any], tmp_path: Path) -> None:
     shapes = {name: shape for name, shape in tiny.shapes(tiny.config(**stored.SIZES)).items() if "_proj" in name}
-    case = test_quantized.float4("NVFP4", "modelopt", {name.removesuffix(".weight"): s for name, s in shapes.items()})
-    folder = test_quantized.written(tmp_path / "m", case)
+    case = quantized_cases.float4("NVFP4", "modelopt", {name.removesuffix(".weight"): s for name, s in shapes.items()})
+    folder = quantized_cases.written(tmp_path / "m", case)
     ids = [1, 50, 60, 70, 80]
     logits = []
     for kind in ("NVFP4", "F32"):
