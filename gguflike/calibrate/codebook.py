@@ -26,6 +26,7 @@ Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 FEED_REACH, DESCENT_REACH = 2, 1  # how far error feedback, and each pass of descent, move an integer scale
 SUPER_SCALES = (1.0, 1.08, 1.16)  # that error feedback tries, relative to the encoder's
+ROW_PASSES = 2  # of a row's own descent, each time that it is visited under both factors
 _FEW = 1e-3  # share of sub-blocks: where a pass of the descent changes fewer, it was the last
 
 
@@ -160,7 +161,8 @@ def round_rows(
 def round_outputs(
     kind: Storage, rounded: Bytes, targets: Floats, goal: Objective, output: Floats, passes: int, threads: int | None
 ) -> tuple[Bytes, Floats]:
-    """Improve the blocks of a matrix, uint8 (n, row bytes), under ``output`` as well (outputs.py).
+    """Improve the blocks of a matrix, uint8 (n, row bytes), under ``output`` as well (outputs.py), in ``passes`` over
+    its rows.
 
     Returns what `round_rows` does.
     """
@@ -169,7 +171,7 @@ def round_outputs(
 
     def improve(rows: Indices, wanted: Floats) -> tuple[Floats, Callable[[], None]]:
         part = Blocks(blocks.d[rows], blocks.k[rows], blocks.deltas[rows], blocks.codes[rows])
-        values = descent.improve(part, wanted, 2)
+        values = descent.improve(part, wanted, ROW_PASSES)
 
         def keep() -> None:
             blocks.d[rows], blocks.k[rows], blocks.deltas[rows], blocks.codes[rows] = part

@@ -114,7 +114,7 @@ class _Rounder(NamedTuple):
 
     ``sizes``: of the groups of columns that a visiting order keeps together. ``round_rows(targets, goal, passes,
     threads)``: blocks under H alone, and what they decode to. ``round_outputs(blocks, targets, goal, output, passes,
-    threads)``: better ones under both factors.
+    threads)``: better ones under both factors, and the same of these.
     """
 
     sizes: tuple[int, ...]

@@ -20,6 +20,7 @@ from gguflike.tensor import quantize_finite
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
+OUTPUT_PASSES = 2  # over the rows of a matrix under both factors; each time a row descends by passes of its own
 SPREAD = 0.02  # steps between candidates for a super-scale in the first round, half as much in each that follows
 
 
@@ -111,7 +112,8 @@ def round_rows(
 def round_outputs(
     grid: Grid, rounded: Bytes, targets: Floats, goal: Objective, output: Floats, passes: int, threads: int | None
 ) -> tuple[Bytes, Floats]:
-    """Improve the blocks of a matrix, uint8 (n, row bytes), under ``output`` as well (outputs.py).
+    """Improve the blocks of a matrix, uint8 (n, row bytes), under ``output`` as well (outputs.py), each time that a row
+    is visited by up to ``passes`` of descent.
 
     Returns what `round_rows` does.
     """
@@ -129,5 +131,5 @@ def round_outputs(
         return grid.values(part), keep
 
     values = grid.values(numbers)
-    descend_outputs(targets, values, goal.hessian, output, improve, 2, threads)
+    descend_outputs(targets, values, goal.hessian, output, improve, OUTPUT_PASSES, threads)
     return grid.pack(numbers), values
