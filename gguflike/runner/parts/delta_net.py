@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gguflike.errors import UnsupportedError
 from gguflike.families.parts.recurrent import DeltaNet
-from gguflike.kernels.engine.args import float_bits
+from gguflike.kernels.engine.args import Word, float_bits
 from gguflike.kernels.recurrent.args import DELTA, DELTA_GATES, GATED_NORM, UNIT_HEADS
 from gguflike.runner.parts.checks import multiple
 from gguflike.runner.parts.convolution import convolve, padded, padded_heads
@@ -30,7 +30,7 @@ def new_state(part: DeltaNet, context: int, cache_type: str) -> Recurrent:  # no
 
 
 def emit(part: DeltaNet, s: Schedule, weights: LayerWeights, state: Recurrent, source: Source, target: Target) -> None:
-    heads, channels = padded(part.value_heads), part.channels
+    channels = part.channels
     qkv, gate, out = (weights.matrix(role) for role in ("attn_qkv", "attn_gate", "ssm_out"))
     names = ("ssm_ba",) if part.joint else ("ssm_beta", "ssm_alpha")
     small = [weights.matrix(role) for role in names]
@@ -41,13 +41,23 @@ def emit(part: DeltaNet, s: Schedule, weights: LayerWeights, state: Recurrent, s
     for name, matrix in zip(names, small, strict=True):
         s.linear(matrix, normed, s.temp(name, matrix.rows), beside=True)
     convolve(s, weights, "ssm_conv1d", state, s.temp("qkv", channels), channels, channels, part.kernel, mixed)
+    gates = _gates(part, s, weights, s.temp(names[0], small[0].rows), small[0].rows)
+    _to_unit_length(part, s, mixed)
+    _rule(part, s, state, mixed, gates, o)
+    _gated_norm(part, s, weights, o, z)
+    s.linear(out, s.handed(o, part.value_size, (out,)), target.address, add=target.add)
+
+
+def _gates(part: DeltaNet, s: Schedule, weights: LayerWeights, beta: int, stride: int) -> dict[str, Word]:
+    """By how much each head's state decays and how strongly it is written to, from the products at ``beta``, those of
+    tokens ``stride`` values apart: the words of DELTA that say where that stands, for a padded number of heads."""
+    heads = padded(part.value_heads)
     decay, strength = s.temp("decay", heads), s.temp("strength", heads)
     run = part.value_heads // part.key_heads if part.joint else part.value_heads
-    beta = s.temp(names[0], small[0].rows)
     words = DELTA_GATES.pack(
         alpha=beta + 4 * run if part.joint else s.temp("ssm_alpha", part.value_heads),
         beta=beta,
-        stride=small[0].rows,
+        stride=stride,
         heads=part.value_heads,
         run=run,
         step=2 * run if part.joint else run,
@@ -58,29 +68,39 @@ def emit(part: DeltaNet, s: Schedule, weights: LayerWeights, state: Recurrent, s
         strength=strength,
     )
     s.share("recurrent.gates:delta", words, items=1, per_tokens=1, beside=True)
+    return {"decay": decay, "strength": strength, "padded": heads}
+
+
+def _to_unit_length(part: DeltaNet, s: Schedule, mixed: int) -> None:
+    """Queries and keys of length 1, and queries scaled, in place."""
     words = UNIT_HEADS.pack(
         x=mixed,
-        channels=channels,
+        channels=part.channels,
         heads=part.key_heads,
         head_dim=part.head_dim,
         scale=float_bits(part.head_dim**-0.5),
     )
     s.share("recurrent.norms:unit", words, items=2 * part.key_heads, per_tokens=1)
+
+
+def _rule(part: DeltaNet, s: Schedule, state: Recurrent, mixed: int, gates: dict[str, Word], out: int) -> None:
     words = DELTA.pack(
         x=mixed,
-        channels=channels,
+        channels=part.channels,
         key_heads=part.key_heads,
         value_heads=part.value_heads,
         head_dim=part.head_dim,
         tiled=int(part.tiled),
-        decay=decay,
-        strength=strength,
-        padded=heads,
+        **gates,
         matrices=state.matrices,
         rows=s.rows,
-        out=o,
+        out=out,
     )
     s.share("recurrent.delta:rule", words, items=part.value_size // 16)
+
+
+def _gated_norm(part: DeltaNet, s: Schedule, weights: LayerWeights, o: int, z: int) -> None:
+    """Each head's norm, times its gate, in place of what the rule gave."""
     words = GATED_NORM.pack(
         y=o,
         z=z,
@@ -94,4 +114,3 @@ def emit(part: DeltaNet, s: Schedule, weights: LayerWeights, state: Recurrent, s
         out=o,
     )
     s.share("recurrent.norms:gated", words, items=part.value_heads, per_tokens=1)
-    s.linear(out, s.handed(o, part.value_size, (out,)), target.address, add=target.add)
