@@ -134,20 +134,8 @@ def edit(
         for key in asked:
             _check_fixed(key)
         names, changes = _renamed(file, unset, rename or {})
-        given = {key: _value(file, key, value, force) for key, value in (values or {}).items()}
-        stay = set(names.values())
-        old_names = {new: old for old, new in names.items()}
-        for key, value in given.items():
-            old = file.metadata.typed(old_names[key]) if key in stay else None
-            if old is None or _bytes(old, key) != _bytes(value, key):
-                changes.append(Change(key, old, value))
-        notices = []
-        if changes:
-            signed = [key for key in names if key.startswith(SIGNATURE_PREFIX)]
-            for key in signed:
-                del names[key]
-            if signed:
-                notices.append("the signature is of the header that was there, and goes: sign the file again")
+        changes += _set(file, values or {}, names, force)
+        notices = _unsigned(names) if changes else []
         header = header_of(file, names, {change.key: change.new for change in changes if change.new is not None})
         target = file.path if out is None else os.fspath(out)
         shares = False
@@ -158,14 +146,14 @@ def edit(
                 with made_folder(os.path.dirname(target) or "."):  # noqa: PTH120 - text
                     shares = write(file, header, target, overwrite or not out)
         return Edited(
-            file.path,
-            target,
-            tuple(changes),
-            tuple(notices),
-            len(header.data),
-            header.file_bytes,
-            len(header.data) == file.data_offset,
-            shares,
+            path=file.path,
+            out=target,
+            changes=tuple(changes),
+            notices=tuple(notices),
+            header_bytes=len(header.data),
+            file_bytes=header.file_bytes,
+            keeps_place=len(header.data) == file.data_offset,
+            shares=shares,
         )
 
 
@@ -228,6 +216,26 @@ def _renamed(file: GGUFFile, unset: Sequence[str], rename: Mapping[str, str]) ->
             value = file.metadata.typed(old)
             changes.append(Change(new, value, value, old))
     return names, changes
+
+
+def _set(file: GGUFFile, values: Mapping[str, Any], names: Mapping[str, str], force: bool) -> list[Change]:
+    """The changes of keys that get another value than they have. ``names`` as of `_renamed`."""
+    given = {key: _value(file, key, value, force) for key, value in values.items()}
+    old_names = {new: old for old, new in names.items()}
+    changes = []
+    for key, value in given.items():
+        old = file.metadata.typed(old_names[key]) if key in old_names else None
+        if old is None or _bytes(old, key) != _bytes(value, key):
+            changes.append(Change(key, old, value))
+    return changes
+
+
+def _unsigned(names: dict[str, str]) -> list[str]:
+    """Take a signature out of the keys that stay, and give the notice of that, where there is one."""
+    signed = [key for key in names if key.startswith(SIGNATURE_PREFIX)]
+    for key in signed:
+        del names[key]
+    return ["the signature is of the header that was there, and goes: sign the file again"] if signed else []
 
 
 def _value(file: GGUFFile, key: str, value: Any, force: bool) -> Typed:

@@ -173,28 +173,15 @@ def _of(opened: GGUFFile) -> Iterator[None]:
 
 
 def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[str, GGUFSource]]:
+    """The plan of an export, and the sources of the file's tensors by their names there."""
     if opened.architecture is None:
         raise GGUFError("the file names no architecture", path=opened.path, field="general.architecture")
     family = registry.for_gguf(opened.architecture).of_file(opened.metadata, opened.infos)
     config = _config(family, opened)
     vocabulary = Vocabulary.from_metadata(opened.metadata)
     runs = _runs(family, config, opened)
-    stamps = tuple(stamp(path) for path in opened.paths)
-    bindings = {
-        part.binding.gguf: part.binding for each in runs.values() for run in each for part in (run, *run.others)
-    }
-    factors = _factors(opened, bindings)
-    sources = {
-        name: _Scaled(
-            opened.path, name, b.shape, opened.infos[name].format.name, stamps, name, numbers=tuple(factors[name])
-        )
-        if name in factors
-        else GGUFSource(opened.path, name, b.shape, opened.infos[name].format.name, stamps, name)
-        for name, b in bindings.items()
-    }
-    matrices = {source.stored for name, source in sources.items() if not single(name, source.shape)}
-    one_dtype = len(matrices) == 1 and matrices <= set(DTYPES.values())
-    chosen = DTYPES[dtype] if dtype != "auto" else matrices.pop() if one_dtype else DTYPES["f32"]
+    sources = _sources(opened, runs)
+    chosen = DTYPES[dtype] if dtype != "auto" else _own_dtype(sources)
 
     def held(name: str) -> str:
         made_of = (part.binding.gguf for run in runs[name] for part in (run, *run.others))
@@ -204,7 +191,7 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
     entries = [Entry(name, held(name), each[0].piece.hf_shape) for name, each in runs.items()]
     values = family.to_config(config)
     pooling = values.pop("pooling_type", None)
-    small: dict[str, Sequence[float]] = {}
+    small: dict[str, Sequence[float]] = {}  # tensors that a file holds as keys
     for key, each in family.small.items():
         shape, given = each.shape(config), values.pop(key)
         for index, name in enumerate(family.small_names(key, each.layers(config))):
@@ -226,6 +213,26 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
         small=small,
     )
     return plan, sources
+
+
+def _sources(opened: GGUFFile, runs: Mapping[str, Sequence[Run]]) -> dict[str, GGUFSource]:
+    """The tensors of the file that ``runs`` read, by their names there."""
+    stamps = tuple(stamp(path) for path in opened.paths)
+    bindings = {
+        part.binding.gguf: part.binding for each in runs.values() for run in each for part in (run, *run.others)
+    }
+    factors = _factors(opened, bindings)
+    sources: dict[str, GGUFSource] = {}
+    for name, binding in bindings.items():
+        given = (opened.path, name, binding.shape, opened.infos[name].format.name, stamps, name)
+        sources[name] = _Scaled(*given, numbers=tuple(factors[name])) if name in factors else GGUFSource(*given)
+    return sources
+
+
+def _own_dtype(sources: Mapping[str, GGUFSource]) -> str:
+    """The dtype that all matrices have in the file, if it is one of a checkpoint; else float32."""
+    matrices = {source.stored for name, source in sources.items() if not single(name, source.shape)}
+    return matrices.pop() if len(matrices) == 1 and matrices <= set(DTYPES.values()) else DTYPES["f32"]
 
 
 def _factors(opened: GGUFFile, bindings: Mapping[str, Binding]) -> dict[str, list[float]]:
