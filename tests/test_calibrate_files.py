@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +14,12 @@ import pytest
 from gguflike.calibrate import files
 from gguflike.errors import OutputError
 
+Maker = Callable[[Path, tuple[int, ...]], "np.memmap[Any, Any]"]
 MAKERS = (files.zeros, files.npy_zeros)
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_what_is_written_is_there(make: files.Maker, tmp_path: Path) -> None:
+def test_what_is_written_is_there(make: Maker, tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     path.write_bytes(b"\xff" * 1_000_000)  # of which nothing stays
     made = make(path, (300, 7))
@@ -29,7 +32,7 @@ def test_what_is_written_is_there(make: files.Maker, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system takes no room in advance")
 @pytest.mark.parametrize("make", MAKERS)
-def test_room_is_taken_before_it_is_written(make: files.Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_is_taken_before_it_is_written(make: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "a", (1000, 100))
     assert 512 * (tmp_path / "a").stat().st_blocks >= 400_000
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +17,6 @@ import numpy.typing as npt
 from gguflike.errors import OutputError
 
 Array = npt.NDArray[Any]
-Maker = Callable[[Path, tuple[int, ...]], "np.memmap[Any, Any]"]
 _HEADER = {"descr": "<f4", "fortran_order": False}
 _NOT_HERE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # the file system takes no room in advance
 

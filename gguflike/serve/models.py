@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import re
 import time
@@ -256,7 +257,7 @@ def about(model: Model) -> dict[str, Any]:
     from gguflike import container
 
     with container.open(model.path) as file:
-        sizes = [(info.nbytes, _product(info.shape)) for info in file.infos.values()]
+        sizes = [(info.nbytes, math.prod(info.shape)) for info in file.infos.values()]
         kind = str(file.metadata.get("tokenizer.ggml.model", ""))
     return {
         "vocab_type": kind,
@@ -267,13 +268,6 @@ def about(model: Model) -> dict[str, Any]:
         "n_params": sum(count for _, count in sizes),
         "size": sum(size for size, _ in sizes),
     }
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def name_of(path: str) -> str:
