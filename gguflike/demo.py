@@ -43,7 +43,14 @@ def results(folder: Path, threads: int | None = None, progress: Progress | None 
         with load(path, threads=threads, progress=progress) as model:
             perplexity = model.perplexity(model.tokenize(page), progress=progress)
             speed = model.generate(PROMPT, SPEED_TOKENS).result().decode_tokens_per_s
-        yield Result(kind, path, plan.file_bytes, plan.bits_per_weight, perplexity, speed)
+        yield Result(
+            type=kind,
+            path=path,
+            file_bytes=plan.file_bytes,
+            bits_per_weight=plan.bits_per_weight,
+            perplexity=perplexity,
+            tokens_per_s=speed,
+        )
 
 
 def write(path: Path, tokens: int = 90, threads: int | None = None) -> Iterator[str]:

@@ -254,9 +254,29 @@ def _difference(
     a, b = sides
     formats, shapes, nbytes = (a.format, b.format), (a.shape, b.shape), (a.nbytes, b.nbytes)
     if a.shape != b.shape:
-        return TensorDiff(name, formats, shapes, False, nan, nan, nan, nan, nbytes)
+        return TensorDiff(
+            name=name,
+            formats=formats,
+            shapes=shapes,
+            identical=False,
+            rmse=nan,
+            relative=nan,
+            largest=nan,
+            cosine=nan,
+            nbytes=nbytes,
+        )
     if same_bytes or not prod(a.shape):
-        return TensorDiff(name, formats, shapes, same_bytes is not False, 0.0, 0.0, 0.0, 1.0, nbytes)
+        return TensorDiff(
+            name=name,
+            formats=formats,
+            shapes=shapes,
+            identical=same_bytes is not False,
+            rmse=0.0,
+            relative=0.0,
+            largest=0.0,
+            cosine=1.0,
+            nbytes=nbytes,
+        )
     squares = first = second = product = largest = 0.0
     for x, y in pieces:
         left, right = x.astype(np.float64).reshape(-1), y.astype(np.float64).reshape(-1)
@@ -269,12 +289,32 @@ def _difference(
         )
         largest = float(np.maximum(largest, np.abs(apart).max()))  # NaN stays
     if not isfinite(squares + first + second):
-        return TensorDiff(name, formats, shapes, False, nan, nan, nan, nan, nbytes)
+        return TensorDiff(
+            name=name,
+            formats=formats,
+            shapes=shapes,
+            identical=False,
+            rmse=nan,
+            relative=nan,
+            largest=nan,
+            cosine=nan,
+            nbytes=nbytes,
+        )
     same = same_bytes is None and not squares
     relative = sqrt(squares / first) if first else (nan if squares else 0.0)
     cosine = product / sqrt(first * second) if first and second else (1.0 if not squares else nan)
     cosine = max(-1.0, min(1.0, cosine))
-    return TensorDiff(name, formats, shapes, same, sqrt(squares / prod(a.shape)), relative, largest, cosine, nbytes)
+    return TensorDiff(
+        name=name,
+        formats=formats,
+        shapes=shapes,
+        identical=same,
+        rmse=sqrt(squares / prod(a.shape)),
+        relative=relative,
+        largest=largest,
+        cosine=cosine,
+        nbytes=nbytes,
+    )
 
 
 def _same_bytes(a: QuantizedTensor, b: QuantizedTensor) -> bool:

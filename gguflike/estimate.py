@@ -122,7 +122,17 @@ def estimates(
                 taken = of_file(
                     *(opened, model, context, cache_type), texts=users, threads=threads, crest=crest, weights=weights
                 )
-                found.append(Estimate(context, cache_type, users, threads, taken, memory, bandwidth))
+                found.append(
+                    Estimate(
+                        context=context,
+                        cache_type=cache_type,
+                        users=users,
+                        threads=threads,
+                        needs=taken,
+                        memory=memory,
+                        bandwidth=bandwidth,
+                    )
+                )
     return found
 
 

@@ -91,7 +91,16 @@ def upload(
                 remedy="rename it, or say --overwrite (overwrite=True)",
             )
     text = model_card.page(repo, entries) if overwrite or CARD not in has else None
-    plan = UploadPlan(repo, revision, private, entries, unchanged, text, there is None, tuple(opened))
+    plan = UploadPlan(
+        repo=repo,
+        revision=revision,
+        private=private,
+        entries=entries,
+        unchanged=unchanged,
+        page=text,
+        created=there is None,
+        paths=tuple(opened),
+    )
     return plan if dry_run else _carry_out(plan, bars)
 
 

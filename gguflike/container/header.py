@@ -88,7 +88,16 @@ def _parsed(cursor: Cursor) -> Header:
     alignment = _alignment(cursor, metadata)
     names, table = _tensors(cursor, tensor_count, order)
     data_offset = align_up(cursor.position, alignment)
-    return Header(version, order, metadata, alignment, data_offset, cursor.position, names, table)
+    return Header(
+        version=version,
+        order=order,
+        metadata=metadata,
+        alignment=alignment,
+        data_offset=data_offset,
+        end=cursor.position,
+        names=names,
+        table=table,
+    )
 
 
 def is_cut(error: GGUFError, file_bytes: int) -> bool:

@@ -43,7 +43,18 @@ def placed(file: HeaderView) -> Iterator[Finding]:
             message = f"{message}; the layout fits {variant}"
             remedy = "use the fork that made the file, or requantize"
         place, field = int(header.table[index, PLACE]), f"tensor[{index}].offset"
-        return Finding("error", rule, message, file.path, place, names[index], field, expected, got, remedy)
+        return Finding(
+            severity="error",
+            rule=rule,
+            message=message,
+            path=file.path,
+            offset=place,
+            tensor=names[index],
+            field=field,
+            expected=expected,
+            got=got,
+            remedy=remedy,
+        )
 
     def others(count: int, rule: str, message: str) -> Iterator[Finding]:
         if count > MOST_NAMED:

@@ -194,12 +194,12 @@ class Engine:
         with self._changed:
             slots = tuple(
                 Slot(
-                    job.id,
-                    job.result.prompt_tokens,
-                    job.result.cached_tokens,
-                    job.computed,
-                    len(job.result.tokens),
-                    job.slot.number,
+                    job=job.id,
+                    prompt_tokens=job.result.prompt_tokens,
+                    cached_tokens=job.result.cached_tokens,
+                    computed=job.computed,
+                    generated=len(job.result.tokens),
+                    number=job.slot.number,
                 )
                 for job in self._running
                 if job.slot is not None

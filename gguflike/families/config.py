@@ -114,7 +114,20 @@ def key(
     is missing. A field without one is required unless its annotation admits None.
     """
     names = (config,) if isinstance(config, str) else config or ()
-    return Key(gguf, names, default, copies, tensor, negated, zero, signed, array, listed, implied, via)
+    return Key(
+        gguf=gguf,
+        config=names,
+        default=default,
+        copies=copies,
+        tensor=tensor,
+        negated=negated,
+        zero=zero,
+        signed=signed,
+        array=array,
+        listed=listed,
+        implied=implied,
+        via=via,
+    )
 
 
 _known: dict[type, tuple[Parameter, ...]] = {}

@@ -93,16 +93,16 @@ def statistics(file: GGUFFile, name: str) -> Statistics:
         mean = math.ldexp(total / good, power)
         deviation = math.ldexp(math.sqrt(max(square / good - (total / good) ** 2, 0.0)), power)
     return Statistics(
-        count,
-        bad,
-        zeros,
-        low if good else None,
-        high if good else None,
-        mean,
-        deviation,
-        tuple(histogram.tolist()),
-        _spread(scales),
-        saturated / codes if codes else None,
+        weights=count,
+        bad=bad,
+        zeros=zeros,
+        minimum=low if good else None,
+        maximum=high if good else None,
+        mean=mean,
+        deviation=deviation,
+        histogram=tuple(histogram.tolist()),
+        scales=_spread(scales),
+        saturated=saturated / codes if codes else None,
     )
 
 

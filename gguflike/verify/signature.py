@@ -134,7 +134,17 @@ def check(file: GGUFFile, key: str | os.PathLike[str]) -> Iterator[Finding]:
     elif not _fits(public, found, _signed_digest(file, found, digests)):
         message = "the signature does not fit: the header is not the one that was signed"
     if message is not None:
-        yield Finding("error", "M-042", message, file.path, found.place, None, SIGNATURE_KEY, expected, got)
+        yield Finding(
+            severity="error",
+            rule="M-042",
+            message=message,
+            path=file.path,
+            offset=found.place,
+            tensor=None,
+            field=SIGNATURE_KEY,
+            expected=expected,
+            got=got,
+        )
 
 
 def _signed_digest(file: GGUFFile, found: Signed, digests: Recorded) -> str:
