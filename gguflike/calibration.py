@@ -21,7 +21,7 @@ from gguflike.errors import ArgumentError, check_threads
 from gguflike.evaluate.models import is_checkpoint
 from gguflike.evaluate.scores import divergence
 from gguflike.locate import locate
-from gguflike.progress import Progress
+from gguflike.progress import Progress, calibrating
 from gguflike.runner.model import Model
 from gguflike.runner.tokenizer import Tokenizer
 
@@ -179,7 +179,7 @@ def calibrate_activations(
         context=context,
         tokens=tokens,
         threads=threads,
-        progress=progress,
+        progress=calibrating(progress),
         chat=render,
     )
     chosen, kl = _hybrid(path, found, threads, progress)
@@ -196,9 +196,11 @@ def _hybrid(
 ) -> tuple[Sequence[Group], tuple[float, float, float]]:
     """The groups that hybrid activations take the ranges of, and the divergences of dynamic, hybrid and static ones."""
     ids = list(found.held[:MOST_TOKENS])
-    with Model(path, threads=threads, context=len(ids), activations="adaptive") as model:
+    tell = calibrating(progress)
+    settings: dict[str, Any] = {"threads": threads, "context": len(ids), "progress": progress}
+    with Model(path, activations="adaptive", **settings) as model:
         truth = model.logits(ids)
-    with Model(path, threads=threads, context=len(ids)) as model:
+    with Model(path, **settings) as model:
 
         def cost(groups: Sequence[Group]) -> float:
             model.fix({name: group.fixed for group in groups for name in group.names})
@@ -206,8 +208,7 @@ def _hybrid(
 
         costs = {}
         for number, group in enumerate(found.groups):
-            if progress is not None:
-                progress(number, len(found.groups), f"static for {group.names[0]} alone")
+            tell(number, len(found.groups), f"with static {group.names[0]}")
             costs[group] = cost([group])
         groups = sorted(found.groups, key=costs.__getitem__)
         dynamic = cost([])

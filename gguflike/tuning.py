@@ -32,7 +32,7 @@ from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.quantize import plan_quantization
 from gguflike.convert.stages import TUNING, Stage, document, lines
 from gguflike.convert.tuned import most_bytes, too_large
-from gguflike.errors import ArgumentError, UnsupportedError, check_choice, check_integer, check_threads
+from gguflike.errors import ArgumentError, UnsupportedError, check_choice, check_integer, check_threads, counted
 from gguflike.evaluate import models, texts
 from gguflike.families import config as configs
 from gguflike.families import registry
@@ -101,8 +101,8 @@ class TunePlan:
             [
                 f"{self.source} -> {self.target}",
                 f"{self.moves} of {self.trained:,} weights in {', '.join(self.types)}, and norm gains, in up to "
-                f"{self.steps} steps of {self.batch} of {self.sequences} sequences of {self.context} tokens of "
-                f"{names}, while that helps on {', '.join(self.held_out)}",
+                f"{counted(self.steps, 'step')} of {self.batch} of {self.sequences} sequences of {self.context} tokens "
+                f"of {names}, while that helps on {', '.join(self.held_out)}",
                 *lines(self.stages, self.disk),
             ]
         )

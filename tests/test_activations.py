@@ -21,6 +21,7 @@ from gguflike.kernels.engine.args import float_bits
 from gguflike.kernels.engine.memory import op_state
 from gguflike.kernels.matmul.records import activation_arrays
 from gguflike.kernels.vector.args import FIXED_ROWS, QUANTIZE_ROWS
+from gguflike.progress import unit
 from gguflike.reference.rounded import RoundedInputs
 from gguflike.runner.network import FIXED
 from gguflike.runner.schedule import step_of
@@ -129,7 +130,13 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     source, text = tiny.checkpoint(folder / "hf"), folder / "text.txt"
     text.write_text(TEXT)
     gguflike.convert(source, folder / "m.gguf", "Q8_0")
-    return folder / "m.gguf", gguflike.calibrate_activations(folder / "m.gguf", calibration=[text], context=32)
+    said: list[str] = []
+    found = gguflike.calibrate_activations(
+        folder / "m.gguf", calibration=[text], context=32, progress=lambda *told: said.append(told[2])
+    )
+    assert {unit(what) for what in said if not what.startswith("load")} <= {"", "kernels"}  # no numbers of bytes
+    assert any("with static blk.0.attn_q.weight" in what for what in said)
+    return folder / "m.gguf", found
 
 
 def test_ranges_are_kept_in_the_file(calibrated: tuple[Path, Any]) -> None:

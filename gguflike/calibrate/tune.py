@@ -196,6 +196,8 @@ class _Training:
         reached = None if kept is None else kept.read(student.parameters, adam)
         numbers = student.numbers()
         if reached is None:
+            if self._progress is not None:
+                self._progress(0, options.steps, "tuning, held-out text as it is")
             reached = Tuned(*self._kept(numbers), [Mark(0, None, self._evaluated(numbers))])
         best, marks = reached, reached.marks
         since: list[float] = []
@@ -246,7 +248,8 @@ class _Training:
                 for name, each in found.items():
                     total[name] = total[name] + each if name in total else each
         if not np.isfinite(losses).all():
-            raise QuantizationError("the divergence is not finite", remedy="lower the rate of tuning")
+            remedy = "check the weights, or leave out the text, that the model overflows on"
+            raise QuantizationError("the divergence that is trained on is not finite", remedy=remedy)
         return float(np.mean(losses)), {name: each / np.float32(len(batch)) for name, each in total.items()}
 
     def _evaluated(self, numbers: Mapping[str, Stored]) -> float:
