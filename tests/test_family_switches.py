@@ -75,7 +75,9 @@ def check_rotation(name: str, kind: str, family: Any, c: Any, graph: Graph) -> N
     assert family.graph(again).ropes() == graph.ropes(), name
 
 
-@pytest.mark.parametrize("name", ["MellumForCausalLM", "LagunaForCausalLM", "Gemma3ForCausalLM"])
+@pytest.mark.parametrize(
+    "name", ["MellumForCausalLM", "LagunaForCausalLM", "Gemma3ForCausalLM", "MiMoV2FlashForCausalLM"]
+)
 def test_only_full_layers_are_stretched(name: str) -> None:
     family, c, _ = read(name, rope_parameters=turned(name, STRETCHED["llama3"]))
     divisors = {bool(mixer.window): mixer.rope.divisors for mixer in family.graph(c).attentions()}
@@ -171,6 +173,8 @@ def test_caps_of_gemma_2_that_are_off_divide_by_no_zero() -> None:
         ("Olmo2ForCausalLM", {"attention_bias": True}, "blk.0.attn_output.bias"),
         ("Lfm2ForCausalLM", {"conv_bias": True}, "blk.0.shortconv.in_proj.bias"),
         ("GPTNeoXForCausalLM", {"attention_bias": False}, "blk.0.attn_qkv.bias"),
+        ("Dots1ForCausalLM", {"num_key_value_heads": 2}, "dots1.attention.head_count_kv"),
+        ("MambaForCausalLM", {"intermediate_size": 64}, "mamba.ssm.inner_size"),
         ("Qwen3ForCausalLM", {"tie_word_embeddings": True}, None),
         ("LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}, None),
     ],
@@ -245,3 +249,34 @@ def test_windows_that_are_listed_and_switched_off_are_an_error(name: str) -> Non
 def test_magnitudes_that_llama_cpp_takes_twice_are_told(name: str, settings: dict[str, Any], told: bool) -> None:
     _, _, said = read(name, rope_parameters={**YARN, **settings})
     assert any("square of the magnitude" in each for each in said) == told
+
+
+@pytest.mark.parametrize("kind", ["default", "linear", "llama3", "yarn"])
+def test_queries_grow_from_the_first_context_on(kind: str) -> None:
+    """However positions are stretched: it was taken of YaRN's settings only."""
+    stretched = STRETCHED.get(kind, rope(1e4))
+    settings = {**stretched, "llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 24}
+    family, c, _ = read("Ministral3ForCausalLM", rope_parameters=settings)
+    assert {mixer.temperature.length for mixer in family.graph(c).attentions()} == {24.0}
+    config = family.to_config(c)
+    back = registry.for_config(config).from_config(config)[0]
+    assert (back.rope_context, back.temperature) == (24, c.temperature)
+
+
+def test_sizes_of_feed_forwards_that_are_as_wide_as_the_model_are_said() -> None:
+    """llama.cpp takes one that is not said for 0, which only models without such layers are."""
+    family, c, _ = read("Glm4MoeForCausalLM", intermediate_size=64)
+    assert configs.to_metadata(c, family.name)["glm4moe.feed_forward_length"] == 64
+    family, c, _ = read("SolarOpenForCausalLM")
+    assert "glm4moe.feed_forward_length" not in configs.to_metadata(c, family.name)
+
+
+def test_no_expert_is_used_where_there_are_none() -> None:
+    family, c, _ = read("GraniteMoeHybridForCausalLM/dense", num_experts_per_tok=2)
+    assert configs.to_metadata(c, family.name)["granitehybrid.expert_used_count"] == 0
+
+
+def test_the_epsilon_of_the_delta_rule_is_told_where_llama_cpp_has_another() -> None:
+    for eps, told in ((1e-6, False), (1e-3, True)):
+        _, _, said = read("Qwen3NextForCausalLM", rms_norm_eps=eps)
+        assert any("length 1" in each for each in said) == told

@@ -82,6 +82,9 @@ NEEDED: Mapping[str, frozenset[str]] = {
 }
 # The architectures whose loader reads where YaRN blends; others take 32 and 1.
 BLENDED = frozenset(("mistral3",))
+# Those whose loader has as many heads of keys as of queries, and those of Mamba that are twice as wide inside.
+EACH_ITS_KEY = frozenset(("dots1",))
+TWICE = frozenset(("jamba", "mamba"))
 
 
 def broken(architecture: str, graph: Graph) -> list[tuple[str, str]]:
@@ -99,6 +102,14 @@ def broken(architecture: str, graph: Graph) -> list[tuple[str, str]]:
             wide = f"{heads} are not the {each.n_embd} that the model is wide"
             said = f"llama.cpp refuses the file: {wide}, as they must be there in this architecture"
             found.append((f"{architecture}.attention.key_length", said))
+        if architecture in EACH_ITS_KEY and each.kv_heads != each.heads:
+            said = f"llama.cpp refuses the file: {each.heads} heads share {each.kv_heads} of keys, and none do there"
+            found.append((f"{architecture}.attention.head_count_kv", said))
+    for mixer in graph.mixers():
+        inner = getattr(mixer, "inner", 0)
+        if architecture in TWICE and inner != 2 * graph.embedding.n_embd:
+            said = f"llama.cpp refuses the file: {inner} values inside are not twice the width, as they must be there"
+            found.append((f"{architecture}.ssm.inner_size", said))
     return list(dict.fromkeys(found))
 
 

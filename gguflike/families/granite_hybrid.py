@@ -86,6 +86,7 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
     made.pop("layer_types", None)
     if not made.get("num_local_experts"):
         made["intermediate_size"] = made.get("shared_intermediate_size")
+        made["num_experts_per_tok"] = 0  # of none, whatever config.json says
     if made.get("position_embedding_type") != "rope":
         made["position_embedding_type"] = "nope"
         made["max_position_embeddings"] = 2**20  # as llama.cpp's converter says: nothing in these models ends

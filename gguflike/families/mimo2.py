@@ -114,7 +114,7 @@ class MiMo2(mtp.Headed, Further, Mixture):
 
 def mimo2(c: MiMo2) -> Graph:
     """What the heads find is scaled; layers with a window have a sink for each head."""
-    full, near = rope_of(c, "neox"), rope_of(c, "neox", base=c.rope_base_window)
+    full, near = rope_of(c, "neox"), rope_of(c, "neox", base=c.rope_base_window, scaling=None, divisors=())
     mixture = experts(c, grouped_router(c))
 
     def made(kv_heads: int, near_only: bool, second: Mixer) -> Block:

@@ -37,6 +37,7 @@ from gguflike.families.transforms import Columns, NegExp, PlusOne, Squeezed
 from gguflike.frozen import frozen, replace
 
 _LINEAR, _FULL = "linear_attention", "full_attention"
+UNIT_EPS = 1e-6  # of the root that queries and keys of the delta rule are divided by
 
 
 def _by_interval(c: Any) -> tuple[bool, ...]:
@@ -178,6 +179,14 @@ def _grouped(c: Qwen3Next, parts: tuple[int, ...]) -> tuple[list[Run], int]:
     return runs, c.key_heads * group
 
 
+def notices(c: Qwen3Next) -> list[str]:
+    """What llama.cpp does not compute of the delta rule, whose queries and keys are of length 1."""
+    if abs(c.norm_eps - UNIT_EPS) <= 1e-3 * UNIT_EPS:
+        return []
+    said = f"llama.cpp adds {c.norm_eps:g} where it brings queries and keys of the delta rule to length 1, as in norms"
+    return [f"{said}, and this model {UNIT_EPS:g}"]
+
+
 _SHARED: Mapping[str, Origin] = {
     **DECODER_NAMES,
     "attn_norm": Named("input_layernorm", PlusOne()),
@@ -232,6 +241,7 @@ QWEN35 = Family(
         "router_aux_loss_coef",
     },
     constants=exported("Qwen3_5ForCausalLM", "qwen3_5_text"),
+    notices=notices,
 )
 
 QWEN35MOE = replace(

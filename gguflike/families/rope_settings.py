@@ -156,6 +156,8 @@ def _one(
     _partial(name, given, config, flat, read)
     _magnitude(name, given, config, flat, read)
     _others(name, given, flat)
+    if "rope.temperature" in flat:  # from this context on queries grow, whatever stretches positions
+        flat["rope.scaling.original_context_length"] = number(_CONTEXT, _context(given, config))
     if name == "dynamic" and "rope.dynamic.factor" not in read:  # which stretches nothing within the context
         flat = {key: value for key, value in flat.items() if not key.startswith("rope.dynamic.")}
     return flat
@@ -321,6 +323,8 @@ def spelled(flat: Mapping[str, Any]) -> dict[str, Any]:
     ):
         if flat.get(target) is not None:
             parameters[key] = flat[target]
+    if "rope.temperature" in flat and flat.get("rope.scaling.original_context_length") is not None:
+        parameters[_CONTEXT] = flat["rope.scaling.original_context_length"]
     if flat.get("rope.scaling.truncate") is False:
         parameters["truncate"] = False
     if name == "longrope":

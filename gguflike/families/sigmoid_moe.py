@@ -81,7 +81,9 @@ class Glm4Moe(mtp.Headed, SigmoidMixture):
     """GLM 4.5 to 4.7. Of models that see, ``sections`` say how many pairs turn by which of an image's positions, which
     are all equal in a text."""
 
-    n_ff: int = key("feed_forward_length", "intermediate_size", default=lambda c: c.n_embd, implied=True)
+    n_ff: int = key(
+        "feed_forward_length", "intermediate_size", default=lambda c: c.n_embd, implied=lambda c: not c.n_dense
+    )
     n_rot: int = partial()
     qk_norm: bool = key(None, "use_qk_norm", default=False, tensor="blk.0.attn_q_norm.weight")
     sections: tuple[int, ...] | None = key(
