@@ -280,3 +280,9 @@ def test_the_epsilon_of_the_delta_rule_is_told_where_llama_cpp_has_another() -> 
     for eps, told in ((1e-6, False), (1e-3, True)):
         _, _, said = read("Qwen3NextForCausalLM", rms_norm_eps=eps)
         assert any("length 1" in each for each in said) == told
+
+
+def test_factors_of_rotations_that_llama_cpp_loads_and_does_not_use_are_told() -> None:
+    for name, told in (("FalconH1ForCausalLM", True), ("LlamaForCausalLM", False)):
+        _, _, said = read(name, rope_parameters=STRETCHED["llama3"])
+        assert any("does not turn by rope_freqs.weight" in each for each in said) == told

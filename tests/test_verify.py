@@ -336,4 +336,6 @@ def test_what_llama_cpp_demands_of_heads(
 
 def test_demands_are_of_architectures_that_are_known() -> None:
     tables = (*demands.READ.values(), *demands.UNREAD.values(), *demands.NEEDED.values())
-    assert set(registry.ARCHITECTURES) >= frozenset().union(demands.WHOLE, demands.SQUARE, demands.BLENDED, *tables)
+    assert set(registry.ARCHITECTURES) >= frozenset().union(
+        demands.WHOLE, demands.SQUARE, demands.BLENDED, demands.IDLE, *tables
+    )

@@ -82,6 +82,8 @@ NEEDED: Mapping[str, frozenset[str]] = {
 }
 # The architectures whose loader reads where YaRN blends; others take 32 and 1.
 BLENDED = frozenset(("mistral3",))
+# The architectures whose loader reads rope_freqs.weight, which their graph does not.
+IDLE = frozenset(("falcon-h1",))
 # Those whose loader has as many heads of keys as of queries, and those of Mamba that are twice as wide inside.
 EACH_ITS_KEY = frozenset(("dots1",))
 TWICE = frozenset(("jamba", "mamba"))
@@ -138,6 +140,8 @@ def differences(architecture: str, graph: Graph) -> list[str]:
     found = []
     if any(not scaling.truncate for scaling in scalings):
         found.append("llama.cpp rounds the pairs where YaRN blends outwards (truncate), which this model does not")
+    if architecture in IDLE and any(rope.divisors for rope in graph.ropes()):
+        found.append("llama.cpp does not turn by rope_freqs.weight in this architecture: it computes otherwise")
     usual = (Scaling.beta_fast, Scaling.beta_slow)
     for beta in sorted({(scaling.beta_fast, scaling.beta_slow) for scaling in scalings} - {usual}):
         if architecture not in BLENDED:
