@@ -145,8 +145,8 @@ def test_statistics_are_what_they_were(name: str, monkeypatch: pytest.MonkeyPatc
         seen.append(bool((goal.hessian.diagonal() > before.diagonal()).all()))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(uniform, "round_rows", stops)
-    monkeypatch.setattr(codebook, "round_rows", stops)
+    monkeypatch.setattr(uniform, "fed_back", stops)
+    monkeypatch.setattr(codebook, "fed_back", stops)
     with pytest.raises(KeyboardInterrupt):
         round_matrix(weights, FORMATS[name], statistics, threads=1)
     assert seen == [True]

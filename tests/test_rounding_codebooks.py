@@ -11,13 +11,13 @@ import pytest
 
 from gguflike.blocks import FORMATS, codebooks
 from gguflike.calibrate import codebook
-from gguflike.calibrate.objective import objective
+from gguflike.calibrate.objective import Objective, objective
 from gguflike.calibrate.outputs import both_costs
 from gguflike.calibrate.rounding import round_matrix
 from gguflike.calibrate.statistics import Statistics
 from gguflike.kernels.encode.lattice.codec import LATTICES
 from gguflike.kernels.engine.jit import jit
-from gguflike.kernels.rounding.storage import pack, reordered, storage, unpack
+from gguflike.kernels.rounding.storage import Storage, pack, reordered, storage, unpack
 from gguflike.kernels.rounding.tree import Tree, make_branch, make_tree, nearest_octet
 from gguflike.tensor import quantize
 from tests.test_rounding import COLUMNS, cost, decoded, samples
@@ -97,12 +97,17 @@ def test_rows_cost_less_than_the_encoders(name: str) -> None:
     assert after.sum() < 0.5 * before.sum()
 
 
+def descended(kind: Storage, weights: Any, goal: Objective, passes: int) -> tuple[Any, Any]:
+    """Blocks of rows, fed back and improved by so many passes, and their values."""
+    return codebook.Descent(kind, goal, 1).rows(codebook.fed_back(kind, weights, goal, 1), weights, passes)
+
+
 @pytest.mark.parametrize(("name", "even"), [("IQ2_XXS", True), ("IQ1_M", False)])
 def test_no_other_octet_costs_less_in_the_end(name: str, even: bool) -> None:
     weights, statistics = samples(n=1, k=256)
     kind = storage(FORMATS[name])
     goal = objective(statistics.gram, 0.01, codebook.nested(kind), True, 1)
-    blocks, values = codebook.round_rows(kind, weights, goal, 100, 1)
+    blocks, values = descended(kind, weights, goal, 100)
     hessian, stored = goal.hessian.astype(np.float64), unpack(kind, blocks)
     least = cost(weights - values, hessian)[0]
     every = octets(LATTICES[name].grid(), kind.tree.signed, even)
@@ -121,7 +126,7 @@ def test_the_values_are_those_that_are_decoded(name: str) -> None:
     weights, statistics = samples(n=5)
     kind = storage(FORMATS[name])
     goal = objective(statistics.gram, 0.01, codebook.nested(kind), True, 1)
-    blocks, values = codebook.round_rows(kind, weights, goal, 2, 1)
+    blocks, values = descended(kind, weights, goal, 2)
     assert np.array_equal(decoded(blocks, name), values)
 
 

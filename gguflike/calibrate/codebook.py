@@ -48,12 +48,13 @@ def values_of(kind: Storage, blocks: Blocks, threads: int | None) -> Floats:
 
 
 def fed_back(kind: Storage, targets: Floats, goal: Objective, threads: int | None) -> Blocks:
-    """Round rows ``targets`` (n, k), whose columns stand in the order of ``goal``, by error feedback.
+    """Round rows ``targets`` (n, k) by error feedback, to blocks whose columns stand in the order of ``goal``.
 
     The encoder chooses the scales of a super-block when it is reached, for what its columns then ought to be. Rounding
     with somewhat larger super-scales is tried as well, since feedback makes values spread wider; each row keeps what
     costs least.
     """
+    targets = np.ascontiguousarray(targets[:, goal.order])
     n, k = targets.shape
     size = kind.scale.size
     roots = np.sqrt(goal.d.astype(np.float64))
@@ -116,20 +117,43 @@ def refit(kind: Storage, hessian: Floats, blocks: Blocks, gradients: Floats, thr
 
 
 class Descent:
-    """Rows of blocks that descend to targets under a Hessian. Columns stand in the order of ``goal``."""
+    """Rows of blocks that descend to targets under the Hessian of ``goal``. Columns stand in its order."""
 
     def __init__(self, kind: Storage, goal: Objective, threads: int | None) -> None:
-        self._kind, self._threads = kind, threads
-        self.hessian = np.ascontiguousarray(goal.hessian[np.ix_(goal.order, goal.order)])
+        self._kind, self._order, self._threads = kind, goal.order, threads
+        self._hessian = np.ascontiguousarray(goal.hessian[np.ix_(goal.order, goal.order)])
         widths = (kind.scale.size, DESCENT_REACH), (OCTET, 0)
-        self._steps = [(_lower_factors(_diagonal_blocks(self.hessian, width)), reach) for width, reach in widths]
+        self._steps = [(_lower_factors(_diagonal_blocks(self._hessian, width)), reach) for width, reach in widths]
 
-    def improve(self, blocks: Blocks, targets: Floats, passes: int) -> Floats:
+    def rows(self, blocks: Blocks, targets: Floats, passes: int) -> tuple[Bytes, Floats]:
+        """Blocks as they are stored, uint8 (n, row bytes), for rows of ``targets`` float32 (n, k), and what they decode
+        to: from ``blocks`` whose columns are in order, which change."""
+        self._improve(blocks, np.ascontiguousarray(targets[:, self._order]), passes)
+        return self._stored(blocks)
+
+    def outputs(self, rounded: Bytes, targets: Floats, output: Floats, passes: int) -> Bytes:
+        """The ``rounded`` blocks of a matrix, uint8 (n, row bytes), improved under ``output`` as well (outputs.py)."""
+        blocks = in_order(unpack(self._kind, rounded), self._order)
+
+        def improve(rows: Indices, wanted: Floats) -> tuple[Floats, Callable[[], None]]:
+            part = Blocks(blocks.d[rows], blocks.k[rows], blocks.deltas[rows], blocks.codes[rows])
+            values = self._improve(part, wanted, ROW_PASSES)
+
+            def keep() -> None:
+                blocks.d[rows], blocks.k[rows], blocks.deltas[rows], blocks.codes[rows] = part
+
+            return values, keep
+
+        ordered, values = np.ascontiguousarray(targets[:, self._order]), values_of(self._kind, blocks, self._threads)
+        descend_outputs(ordered, values, self._hessian, output, improve, passes, self._threads)
+        return self._stored(blocks)[0]
+
+    def _improve(self, blocks: Blocks, targets: Floats, passes: int) -> Floats:
         """Improve ``blocks`` in place to ``targets`` float32 (n, k); returns their values.
 
         A pass is one over sub-blocks, whose scales may change, and one over octets. Super-scales are refitted between.
         """
-        kind, hessian, threads = self._kind, self.hessian, self._threads
+        kind, hessian, threads = self._kind, self._hessian, self._threads
         for i in range(passes):
             gradients = product(targets - values_of(kind, blocks, threads), hessian, threads)
             if i > 0:
@@ -144,50 +168,10 @@ class Descent:
                 break
         return values_of(kind, blocks, threads)
 
-
-def round_rows(
-    kind: Storage, targets: Floats, goal: Objective, passes: int, threads: int | None
-) -> tuple[Bytes, Floats]:
-    """Round rows ``targets`` float32 (n, k): error feedback, then descent.
-
-    Returns the blocks, uint8 (n, row bytes), and what they decode to.
-    """
-    ordered = np.ascontiguousarray(targets[:, goal.order])
-    blocks = fed_back(kind, ordered, goal, threads)
-    Descent(kind, goal, threads).improve(blocks, ordered, passes)
-    return _finished(kind, blocks, goal, threads)
-
-
-def round_outputs(
-    kind: Storage, rounded: Bytes, targets: Floats, goal: Objective, output: Floats, passes: int, threads: int | None
-) -> tuple[Bytes, Floats]:
-    """Improve the blocks of a matrix, uint8 (n, row bytes), under ``output`` as well (outputs.py), in ``passes`` over
-    its rows.
-
-    Returns what `round_rows` does.
-    """
-    blocks = in_order(unpack(kind, rounded), goal.order)
-    descent = Descent(kind, goal, threads)
-
-    def improve(rows: Indices, wanted: Floats) -> tuple[Floats, Callable[[], None]]:
-        part = Blocks(blocks.d[rows], blocks.k[rows], blocks.deltas[rows], blocks.codes[rows])
-        values = descent.improve(part, wanted, ROW_PASSES)
-
-        def keep() -> None:
-            blocks.d[rows], blocks.k[rows], blocks.deltas[rows], blocks.codes[rows] = part
-
-        return values, keep
-
-    values = values_of(kind, blocks, threads)
-    ordered = np.ascontiguousarray(targets[:, goal.order])
-    descend_outputs(ordered, values, descent.hessian, output, improve, passes, threads)
-    return _finished(kind, blocks, goal, threads)
-
-
-def _finished(kind: Storage, blocks: Blocks, goal: Objective, threads: int | None) -> tuple[Bytes, Floats]:
-    """Bytes and values of blocks whose columns stand in the order of ``goal``."""
-    blocks = reordered(blocks, goal.order)
-    return pack(kind, blocks), values_of(kind, blocks, threads)
+    def _stored(self, blocks: Blocks) -> tuple[Bytes, Floats]:
+        """Bytes and values of blocks whose columns are in order."""
+        stored = reordered(blocks, self._order)
+        return pack(self._kind, stored), values_of(self._kind, stored, self._threads)
 
 
 def _diagonal_blocks(matrix: Floats, size: int) -> Doubles:

@@ -28,6 +28,8 @@ ERRORS = 4
 """Arrays as large as a matrix where its errors are measured: as it decodes, the errors, and their products."""
 PARTS = 8
 """Arrays as large as the rows that are rounded together: targets, values, errors, encodings."""
+DESCENDING = 3
+"""Arrays as large as a matrix that is rounded under both factors: targets in order, values, errors."""
 
 
 def disk(graph: Graph, tokens: int, collecting: Collecting, both: bool) -> int:
@@ -83,34 +85,40 @@ def _of_block(block: Block) -> Iterable[Tensor]:
 
 
 def memory(
-    graph: Graph, longest: int, collecting: Collecting, cross: bool, both: bool, threads: int, limit: int
+    graph: Graph,
+    longest: int,
+    collecting: Collecting,
+    cross: bool,
+    both: bool,
+    threads: int,
+    limit: int,
+    outputs: bool = False,
 ) -> int:
     """Bytes at the largest step of a model, on sequences of up to ``longest`` tokens, beside `BASE`: the float weights
     of the step, and what it takes to sum up (the sums of a pass, of up to ``limit`` bytes, where they can be divided,
     the inputs of a slab, what sequences compute on so many ``threads``) or, where ``both`` models run, to quantize a
-    matrix."""
+    matrix, by H_O as well where there are ``outputs``."""
     steps = [list(_matrices(step.tensors())) for block in graph.blocks for step in block]
     head = FLOAT32 * graph.head.n_vocab * graph.head.n_embd if isinstance(graph.head, Head) else 0
     heads = max((getattr(mixer, "heads", 1) for mixer in graph.mixers()), default=1)
     running = threads * FLOAT32 * longest * (ROWS * _widest(graph) + 2 * heads * min(longest, QUERIES))
     slab = 2 * (1 + both) * FLOAT32 * (SLAB + longest) * _widest(graph)  # as sequences give it, and joined
     summing = max(_weights(step) + _sums(step, collecting, cross, both, limit) for step in steps) + running + slab
-    rounding = max((_rounding(step, cross) for step in steps), default=0) if both else 0
+    rounding = max((_rounding(step, cross, outputs) for step in steps), default=0) if both else 0
     return max(summing, rounding, head)  # which is read when nothing else is there
 
 
 def choosing(graph: Graph, longest: int, collecting: Collecting, threads: int, limit: int, outputs: bool) -> int:
     """Bytes of measuring what types cost, at the largest step of a model, beside `BASE`: as of `memory` for the float
-    model; and beside the weights and sums, a matrix's errors as they are multiplied, with H_O where there are
-    ``outputs``, or what it takes to round it."""
+    model; and beside the weights and sums, a matrix, with H_O where there are ``outputs``, and its errors as they are
+    multiplied, or what it takes to round it."""
     most = memory(graph, longest, collecting, False, False, threads, limit)
     for step in (list(_matrices(step.tensors())) for block in graph.blocks for step in block):
         held = _weights(step) + _sums(step, collecting, False, False, limit)
         for matrix in step:
             rows, columns = matrix.shape[-2:]
-            measuring = ERRORS * rows * columns + outputs * rows**2
-            rounding = 2 * columns**2 + PARTS * min(rows * columns, max(ROUNDED, columns))
-            most = max(most, held + FLOAT32 * max(measuring, rounding))
+            measuring, rounding = ERRORS * rows * columns, columns**2 + _at_hand(rows, columns, outputs)
+            most = max(most, held + FLOAT32 * (rows * columns + outputs * rows**2 + max(measuring, rounding)))
     return most
 
 
@@ -152,21 +160,27 @@ def training(graph: Graph, longest: int, trained: Sequence[int], coarse: int, we
 def alone(graph: Graph) -> int:
     """Bytes at the largest matrix of a model that is rounded by itself, without C."""
     matrices = (tensor for block in graph.blocks for step in block for tensor in _matrices(step.tensors()))
-    return max((_rounding([matrix], False) for matrix in matrices), default=0)
+    return max((_rounding([matrix], False, False) for matrix in matrices), default=0)
 
 
-def _rounding(step: Sequence[Tensor], cross: bool) -> int:
-    """Bytes that it takes to quantize the largest matrix of a step: its statistics, the factor of the Hessian and (for
-    blocks of vectors) the Hessian in its order, the rows at hand. Other weights of the step are there as well, unless
-    it is the last."""
+def _rounding(step: Sequence[Tensor], cross: bool, outputs: bool) -> int:
+    """Bytes that it takes to quantize the largest matrix of a step: its statistics, the factor of the Hessian or (for
+    blocks of vectors, behind it) the Hessian in its order, the target where inputs are off, the rows at hand. Other
+    weights of the step are there as well, unless it is the last."""
     most = 0
     for number, matrix in enumerate(step, 1):
         *stack, rows, columns = matrix.shape
-        squares = 3 + (cross and not stack)
+        corrected = cross and not stack
+        squares = (2 + corrected) * columns**2 + outputs * rows**2
         weights = FLOAT32 * prod(matrix.shape) if number == len(step) else _weights(step)
-        at_hand = PARTS * FLOAT32 * min(rows * columns, max(ROUNDED, columns))
-        most = max(most, squares * FLOAT32 * columns**2 + weights + at_hand)
+        beside = corrected * rows * columns + _at_hand(rows, columns, outputs)
+        most = max(most, weights + FLOAT32 * (squares + beside))
     return most
+
+
+def _at_hand(rows: int, columns: int, outputs: bool) -> int:
+    """Numbers of the rows that are rounded together, or of the whole matrix where its ``outputs`` are known."""
+    return max(PARTS * min(rows * columns, max(ROUNDED, columns)), outputs * DESCENDING * rows * columns)
 
 
 def _weights(step: Iterable[Tensor]) -> int:

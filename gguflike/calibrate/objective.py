@@ -43,6 +43,10 @@ class Objective(NamedTuple):
         finally:
             self.hessian[at] = plain
 
+    def without_factor(self) -> Objective:
+        """The same without ``b`` and ``d``."""
+        return self._replace(b=self.b[:0], d=self.d[:0])
+
 
 class _Factored(NamedTuple):
     """What an `Objective` has beside the Gram matrix."""
@@ -72,6 +76,10 @@ class Prepared:
         if key not in self._made:
             self._made[key] = _factored(gram, damping, sizes, ordered, threads)
         return Objective(np.require(gram, np.float32, ("C", "W")), *self._made[key])
+
+    def let_go(self) -> None:
+        """Let go of what was made: the next matrix has it made again."""
+        self._made.clear()
 
 
 def objective(

@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 GROUP = 8  # rows that are rounded at the same time
+_AT_ONCE = 1024  # rows whose products with H_O and H are there together
 
 # improve(rows, targets): round these rows to targets (rows, k), starting from what they are; returns their values, and
 # the function that keeps them
@@ -38,13 +39,13 @@ def descend_outputs(
     mean = output.diagonal().mean(dtype=np.float64)
     if not mean > 0:
         return
-    factor = output.astype(np.float32, copy=True)
-    factor[np.diag_indices(n)] += np.float32(DAMPING * mean)
+    damping = np.float32(DAMPING * mean)
     errors = targets - values
 
     def visit(rows: Indices) -> None:
-        among = factor[np.ix_(rows, rows)]
-        pulls = product(np.ascontiguousarray(factor[rows]), errors, threads)
+        chosen = output[rows]  # a copy of these alone, to be damped: H_O may be the largest thing there is
+        chosen[np.arange(len(rows)), rows] += damping
+        among, pulls = np.ascontiguousarray(chosen[:, rows]), product(chosen, errors, threads)
         improved, keep = improve(rows, values[rows] + pulls / among.diagonal()[:, None])
         moves = improved - values[rows]
         bent = product(moves, gram, threads).astype(np.float64)
@@ -64,5 +65,9 @@ def descend_outputs(
 
 def both_costs(errors: Floats, gram: Floats, output: Floats, threads: int | None) -> float:
     """tr(H_O E H E^T) of errors float32 (n, k), with ``gram`` (k, k) and ``output`` (n, n)."""
-    left, right = product(np.ascontiguousarray(output), errors, threads), product(errors, gram, threads)
-    return float((left.astype(np.float64) * right).sum())
+    total = 0.0
+    for start in range(0, len(errors), _AT_ONCE):
+        rows = slice(start, start + _AT_ONCE)
+        left, right = product(output[rows], errors, threads), product(errors[rows], gram, threads)
+        total += float((left.astype(np.float64) * right).sum())
+    return total

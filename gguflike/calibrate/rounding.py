@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -76,31 +76,38 @@ def round_matrix(
     from gguflike.calibrate.outputs import both_costs
     from gguflike.kernels.rounding.products import costs
 
-    output = statistics.output if rounder.round_outputs else None
-    goal = (prepared or Prepared()).objective(gram, options.damping, rounder.sizes, options.ordered, threads)
-    rows = max(1, ROUNDED // weights.shape[1])
-    plain, rounded, wanted = [], [], []
-    for start in range(0, len(weights), rows):
-        part = np.ascontiguousarray(weights[start : start + rows])
-        encoded = quantize_finite(part, fmt, diagonal, "search", threads, "")
-        if statistics.cross is not None and options.correction > 0:
-            targets = corrected(part, goal, gram, statistics.cross, options.correction, options.cap, threads)
-        else:
-            targets = part
+    output, prepared = statistics.output, prepared or Prepared()
+    goal = prepared.objective(gram, options.damping, rounder.sizes, options.ordered, threads)
+    weights, rows = np.ascontiguousarray(weights), max(1, ROUNDED // weights.shape[1])
+    parts = [slice(start, start + rows) for start in range(0, len(weights), rows)]
+    targets = weights
+    if statistics.cross is not None and options.correction > 0:
+        targets = np.empty_like(weights)
+        for part in parts:
+            target = corrected(weights[part], goal, gram, statistics.cross, options.correction, options.cap, threads)
+            targets[part] = target
+    with goal.damped():
+        fed_back = [rounder.feed_back(targets[part], goal, threads) for part in parts]
+    if rounder.reorders:  # to a copy as large as the factor, which nobody needs any more
+        prepared.let_go()
+        goal = goal.without_factor()
+    with goal.damped():
+        descent = rounder.descent(goal, threads)
+    plain, rounded = [], []
+    for part in parts:
         with goal.damped():
-            blocks, values = rounder.round_rows(targets, goal, options.passes, threads)
-        cost = costs(targets - values, gram, threads)
-        before = costs(targets - encoded.dequantize(threads), gram, threads)
+            blocks, values = descent.rows(fed_back.pop(0), targets[part], options.passes)
+        encoded = quantize_finite(weights[part], fmt, diagonal, "search", threads, "")
+        cost = costs(targets[part] - values, gram, threads)
+        before = costs(targets[part] - encoded.dequantize(threads), gram, threads)
         rounded.append(np.where((cost < before)[:, None], blocks, encoded.rows))
         if output is not None:
             plain.append(encoded.rows)
-            wanted.append(targets)
     best = np.concatenate(rounded)
-    if output is None or rounder.round_outputs is None:
+    if output is None:
         return best
-    targets = np.concatenate(wanted)
     with goal.damped():
-        both, _ = rounder.round_outputs(best, targets, goal, output, options.passes, threads)
+        both = descent.outputs(best, targets, output, options.passes)
 
     def cost_of(data: Bytes) -> float:
         values = QuantizedTensor("", fmt, weights.shape, data.reshape(-1)).dequantize(threads)
@@ -109,17 +116,30 @@ def round_matrix(
     return min(both, best, np.concatenate(plain), key=cost_of)
 
 
+class _Descent(Protocol):
+    """Improves what error feedback has found, under the Hessian of an objective."""
+
+    def rows(self, numbers: Any, targets: Floats, passes: int) -> tuple[Bytes, Floats]:
+        """Blocks for rows of ``targets``, and what they decode to, from what was fed back."""
+        ...
+
+    def outputs(self, rounded: Bytes, targets: Floats, output: Floats, passes: int) -> Bytes:
+        """Better blocks of a whole matrix under both factors."""
+        ...
+
+
 class _Rounder(NamedTuple):
     """How matrices are rounded to a type.
 
-    ``sizes``: of the groups of columns that a visiting order keeps together. ``round_rows(targets, goal, passes,
-    threads)``: blocks under H alone, and what they decode to. ``round_outputs(blocks, targets, goal, output, passes,
-    threads)``: better ones under both factors, and the same of these.
+    ``sizes``: of the groups of columns that a visiting order keeps together. ``feed_back(targets, goal, threads)``:
+    numbers of blocks by error feedback, for which alone the factor of the Hessian is. ``descent(goal, threads)``: what
+    improves them; ``reorders``: whether that has a copy of the Hessian.
     """
 
     sizes: tuple[int, ...]
-    round_rows: Callable[..., tuple[Bytes, Floats]]
-    round_outputs: Callable[..., tuple[Bytes, Floats]] | None = None
+    feed_back: Callable[..., Any]
+    descent: Callable[..., _Descent]
+    reorders: bool
 
 
 def _rounder(fmt: BlockFormat, options: Rounding) -> _Rounder | None:
@@ -128,15 +148,16 @@ def _rounder(fmt: BlockFormat, options: Rounding) -> _Rounder | None:
     if grid is not None:
         from gguflike.calibrate import uniform
 
-        round_rows = partial(uniform.round_rows, grid, options.rounds)
-        return _Rounder((fmt.block_size, 1), round_rows, partial(uniform.round_outputs, grid))
+        fed_back, descent = partial(uniform.fed_back, grid), partial(uniform.Descent, grid, options.rounds)
+        return _Rounder((fmt.block_size, 1), fed_back, descent, reorders=False)
 
     from gguflike.calibrate import codebook
 
     kind = codebook.kind(fmt)
     if kind is None:
         return None
-    return _Rounder(codebook.nested(kind), partial(codebook.round_rows, kind), partial(codebook.round_outputs, kind))
+    of_points = partial(codebook.fed_back, kind), partial(codebook.Descent, kind)
+    return _Rounder(codebook.nested(kind), *of_points, reorders=True)
 
 
 def check(weights: Floats, fmt: BlockFormat, statistics: Statistics) -> None:

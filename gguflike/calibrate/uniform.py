@@ -24,13 +24,13 @@ OUTPUT_PASSES = 2  # over the rows of a matrix under both factors; each time a r
 SPREAD = 0.02  # steps between candidates for a super-scale in the first round, half as much in each that follows
 
 
-def fed_back(targets: Floats, grid: Grid, goal: Objective, importance: Floats, threads: int | None) -> Numbers:
+def fed_back(grid: Grid, targets: Floats, goal: Objective, threads: int | None) -> Numbers:
     """Round rows ``targets`` float32 (n, k) by error feedback, block by block in the order of ``goal``.
 
     The encoder chooses the scales of a block when it is reached, for what its columns then ought to be.
     """
     n, k = targets.shape
-    size = grid.block
+    size, importance = grid.block, goal.hessian.diagonal().copy()
     errors = np.zeros((n, k), np.float32)
     numbers = Numbers(
         np.empty((n, k), np.uint8), np.empty((n, k // grid.size), np.uint8), np.empty((n, k // grid.size), np.uint8),
@@ -62,17 +62,42 @@ def fed_back(targets: Floats, grid: Grid, goal: Objective, importance: Floats, t
     return numbers
 
 
-class Refiner:
-    """Improves numbers of rows under the Hessian of ``goal``."""
+class Descent:
+    """Rows of numbers that descend to targets under the Hessian of ``goal``, in so many ``rounds`` of choices."""
 
-    def __init__(self, grid: Grid, goal: Objective, threads: int | None) -> None:
+    def __init__(self, grid: Grid, rounds: int, goal: Objective, threads: int | None) -> None:
         self._grid, self._hessian, self._threads = grid, goal.hessian, threads
+        self._spreads = [SPREAD / 2**i for i in range(rounds)]
         self._tables = _tables(grid)
         self._block, self._sub = (
             factor_blocks(goal.hessian, width, grid.size, threads) for width in (grid.block, grid.size)
         )
 
-    def improve(self, numbers: Numbers, targets: Floats, spreads: Sequence[float], passes: int) -> None:
+    def rows(self, numbers: Numbers, targets: Floats, passes: int) -> tuple[Bytes, Floats]:
+        """Blocks, uint8 (n, row bytes), for rows of ``targets`` float32 (n, k), and what they decode to: from
+        ``numbers``, which change."""
+        self._improve(numbers, targets, self._spreads, passes)
+        return self._grid.pack(numbers), self._grid.values(numbers)
+
+    def outputs(self, rounded: Bytes, targets: Floats, output: Floats, passes: int) -> Bytes:
+        """The ``rounded`` blocks of a matrix, uint8 (n, row bytes), improved under ``output`` as well (outputs.py)."""
+        grid = self._grid
+        numbers = grid.parse(rounded)
+
+        def improve(chosen: Indices, wanted: Floats) -> tuple[Floats, Callable[[], None]]:
+            codes, scales, minima, d, m = numbers
+            part = Numbers(codes[chosen], scales[chosen], minima[chosen], d[chosen], m[chosen])
+            self._improve(part, wanted, [SPREAD / 4], passes)
+
+            def keep() -> None:
+                codes[chosen], scales[chosen], minima[chosen], d[chosen], m[chosen] = part
+
+            return grid.values(part), keep
+
+        descend_outputs(targets, grid.values(numbers), self._hessian, output, improve, OUTPUT_PASSES, self._threads)
+        return grid.pack(numbers)
+
+    def _improve(self, numbers: Numbers, targets: Floats, spreads: Sequence[float], passes: int) -> None:
         """Improve ``numbers`` in place to ``targets`` float32 (n, k).
 
         For each of ``spreads``, steps between candidates for a super-scale relative to it, there is a round in which
@@ -94,42 +119,3 @@ def _tables(grid: Grid) -> rows.Tables:
         nearest = Levels(levels[0], levels[-1], np.float32(0), np.concatenate([levels, middles]))
     shifted = grid.m_at.size > 0
     return rows.Tables(grid.size, levels, step, nearest, grid.scales, grid.minima, shifted, grid.added)
-
-
-def round_rows(
-    grid: Grid, rounds: int, targets: Floats, goal: Objective, passes: int, threads: int | None
-) -> tuple[Bytes, Floats]:
-    """Round rows ``targets`` float32 (n, k): error feedback, ``rounds`` of choices and up to ``passes`` of descent.
-
-    Returns the blocks, uint8 (n, row bytes), and what they decode to.
-    """
-    numbers = fed_back(targets, grid, goal, goal.hessian.diagonal().copy(), threads)
-    spreads = [SPREAD / 2**i for i in range(rounds)]
-    Refiner(grid, goal, threads).improve(numbers, targets, spreads, passes)
-    return grid.pack(numbers), grid.values(numbers)
-
-
-def round_outputs(
-    grid: Grid, rounded: Bytes, targets: Floats, goal: Objective, output: Floats, passes: int, threads: int | None
-) -> tuple[Bytes, Floats]:
-    """Improve the blocks of a matrix, uint8 (n, row bytes), under ``output`` as well (outputs.py), each time that a row
-    is visited by up to ``passes`` of descent.
-
-    Returns what `round_rows` does.
-    """
-    numbers = grid.parse(rounded)
-    refiner = Refiner(grid, goal, threads)
-
-    def improve(chosen: Indices, wanted: Floats) -> tuple[Floats, Callable[[], None]]:
-        codes, scales, minima, d, m = numbers
-        part = Numbers(codes[chosen], scales[chosen], minima[chosen], d[chosen], m[chosen])
-        refiner.improve(part, wanted, [SPREAD / 4], passes)
-
-        def keep() -> None:
-            codes[chosen], scales[chosen], minima[chosen], d[chosen], m[chosen] = part
-
-        return grid.values(part), keep
-
-    values = grid.values(numbers)
-    descend_outputs(targets, values, goal.hessian, output, improve, OUTPUT_PASSES, threads)
-    return grid.pack(numbers), values

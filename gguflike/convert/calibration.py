@@ -169,8 +169,8 @@ class Calibration:
     @property
     def walking_memory(self) -> int:
         """Bytes that the walk which rounds takes at most, about."""
-        walk = needs.memory(self.graph, self.sequence, Hessians(), True, True, thread_count(None), SUMS)
-        return needs.BASE + walk
+        threads, outputs = thread_count(None), self.effort.is_loss_aware
+        return needs.BASE + needs.memory(self.graph, self.sequence, Hessians(), True, True, threads, SUMS, outputs)
 
     @property
     def choosing_memory(self) -> int:
