@@ -2,9 +2,8 @@
 
 What types cost a matrix is measured with their plain encoders, which are quick. How much less it will be when errors
 are fed back depends on the matrix (a twelfth to two thirds, where inputs are more or less alike) and hardly on the
-type, so that one type tells: each matrix is rounded once, to a type of scalars that is about as large as the one that
-the plain encoders would choose. What it costs is measured under H_O, but not rounded for it: H_O is a sum over few
-sequences, and what is fitted to its noise costs less there than it does.
+type, so that one type tells: each matrix is rounded once, as it will be, to a type of scalars that is about as large as
+the one that the plain encoders would choose.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gguflike import frozen
 from gguflike.blocks import FORMATS, BlockFormat
 from gguflike.calibrate import files
 from gguflike.calibrate.allocate import Candidate, Candidates
@@ -107,8 +105,7 @@ def settled(
     def rounded(weights: Floats, fmt: BlockFormat, statistics: Statistics) -> Any:
         from gguflike.calibrate.rounding import round_matrix
 
-        alone = frozen.replace(statistics, output=None)
-        data = round_matrix(weights, fmt, alone, calibration.rounding, threads)
+        data = round_matrix(weights, fmt, statistics, calibration.rounding, threads)
         return QuantizedTensor("", fmt, weights.shape, data.reshape(-1))
 
     screened = measured("plain", budget.ladders, plain, "types")

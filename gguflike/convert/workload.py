@@ -156,9 +156,10 @@ def choosing(ladders: Ladders, tensors: Sequence[PlannedTensor], is_loss_aware: 
     total = 0.0
     for tensor in (each for each in tensors if each.name in ladders):
         rows, columns = tensor.shape[-2:]
-        each = PLAIN + 2 * columns + 2 * rows * (is_loss_aware and tensor.name.startswith("blk."))
+        aware = is_loss_aware and tensor.name.startswith("blk.")
+        each = PLAIN + 2 * columns + 2 * rows * aware
         total += tensor.weights * (len(ladders[tensor.name]) + 1) * each
-        total += tensor.weights * (SCALARS + DESCENT * columns) + FACTOR * prod(tensor.shape[:-2]) * columns**3
+        total += tensor.weights * _of_weight(rows, columns, aware) + FACTOR * prod(tensor.shape[:-2]) * columns**3
     return total
 
 
@@ -173,12 +174,16 @@ def rounding(tensors: Sequence[PlannedTensor], is_loss_aware: bool = False) -> f
     total = 0.0
     for tensor, ((rows, columns, stacked), is_new) in zip(tensors, _shapes(t.shape for t in tensors), strict=True):
         total += FACTOR * stacked * columns**3 * is_new
+        aware = is_loss_aware and tensor.name.startswith("blk.")
         points = 0.0 if tensor.format.name in GRIDS else POINTS
-        each = (points or SCALARS) + DESCENT * columns
-        if is_loss_aware and tensor.name.startswith("blk."):
-            each += points + DESCENT * columns + OUTPUTS * rows
-        total += stacked * rows * columns * each
+        total += stacked * rows * columns * _of_weight(rows, columns, aware, points)
     return total
+
+
+def _of_weight(rows: int, columns: int, is_loss_aware: bool, points: float = 0.0) -> float:
+    """Operations of rounding a weight of a matrix with so many rows and columns, by levels or by ``points``."""
+    alone = (points or SCALARS) + DESCENT * columns
+    return alone + points + DESCENT * columns + OUTPUTS * rows if is_loss_aware else alone
 
 
 def speed() -> float:
