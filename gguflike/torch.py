@@ -27,6 +27,10 @@ from gguflike import container
 from gguflike.blocks import format_by_name
 from gguflike.calibrate.grids import GRIDS, Grid, Numbers
 from gguflike.calibrate.trained import MOVES, Moves, linear_step
+from gguflike.container import Typed, ValueType
+from gguflike.convert.from_checkpoint import plan_conversion
+from gguflike.convert.planning import most_of
+from gguflike.convert.sources import check
 from gguflike.errors import ArgumentError, check_choice
 from gguflike.tensor import QuantizedTensor
 
@@ -68,7 +72,8 @@ class FakeQuantized(torch.nn.Module):
     "m", logarithms of factors of super-scales (rounded to float16), with ``moves`` "integers" also "scales" and
     "minima", positions in the tables of integers; with "codes" levels follow the weight, else they stay.
 
-    ArgumentError for a type whose levels are no scalars, or rows that are no multiple of its blocks.
+    ArgumentError for a type whose levels are no scalars, or rows that are no multiple of its blocks, QuantizationError
+    for weights that are not finite, or beyond what the type can store.
     """
 
     def __init__(self, weight: Any, type: str, moves: Moves = "codes", importance: Any = None) -> None:
@@ -83,6 +88,7 @@ class FakeQuantized(torch.nn.Module):
         self.grid: Grid = GRIDS[fmt.name]
         self.moves = moves
         floats = weight.detach().float().cpu().numpy()
+        check(floats, "weight", 0, fmt.limit)
         numbers = self.grid.parse(gguflike.quantize(floats, fmt.name, importance=importance).rows)
         for name, value in numbers._asdict().items():
             self.register_buffer(f"first_{name}", torch.from_numpy(value.copy()))
@@ -170,17 +176,21 @@ def quantize(
     """Have every nn.Linear of a model whose name is ``chosen`` (all but the head) compute with blocks of ``type``; give
     their names.
 
-    ArgumentError where there is none whose rows are whole blocks; such with other rows stay as they are.
+    ArgumentError where there is none whose rows are whole blocks; such with other rows stay as they are. Nothing is
+    changed where one is quantized already, or cannot be.
     """
-    size, names = format_by_name(type).block_size, []
+    size, found = format_by_name(type).block_size, {}
     for name, module in list(model.named_modules()):
         if isinstance(module, torch.nn.Linear) and chosen(name) and module.weight.shape[1] % size == 0:
-            made = FakeQuantized(module.weight, type, moves).to(module.weight.device)
-            parametrize.register_parametrization(module, "weight", made)
-            names.append(name)
-    if not names:
-        raise ArgumentError("no nn.Linear that can be quantized", field="model", expected=f"rows of {size} columns")
-    return names
+            if parametrize.is_parametrized(module, "weight"):
+                raise ArgumentError("quantized already, or parametrized otherwise", field="model", got=name)
+            found[name] = module, FakeQuantized(module.weight, type, moves).to(module.weight.device)
+    if not found:
+        expected = f"rows of {size} columns, or a multiple"
+        raise ArgumentError("no nn.Linear that can be quantized", field="model", expected=expected)
+    for module, made in found.values():
+        parametrize.register_parametrization(module, "weight", made)
+    return list(found)
 
 
 def _quantized(model: Any) -> Iterator[tuple[str, FakeQuantized, Any, Any]]:
@@ -203,8 +213,12 @@ def export(model: Any, folder: StrPath, out: StrPath, overwrite: bool = False) -
     names of the tensors that are blocks. All others are float32.
 
     Rows are found by their values, whatever order the file has them in: what is written decodes to the checkpoint's
-    weights, bit for bit. ArgumentError where rows of the checkpoint are not the model's.
+    weights, bit for bit. ArgumentError where rows of the checkpoint are not the model's, or it has no blocks;
+    OutputError where ``out`` exists, unless ``overwrite``, or is a file of the folder.
     """
+    plan = plan_conversion(folder, None, "F32", tokenizer_proof="warn")
+    container.check_target(out, plan.inputs)
+    container.check_free(out, overwrite)
     blocks: dict[str, dict[bytes, np.ndarray[Any, Any]]] = {}
     for name, made, behind, weight in _quantized(model):
         if weight.dtype != torch.float32:
@@ -214,6 +228,8 @@ def export(model: Any, folder: StrPath, out: StrPath, overwrite: bool = False) -
             )
         rows = blocks.setdefault(made.grid.format.name, {})
         rows.update(zip(map(bytes, weight.detach().cpu().numpy()), made.blocks(behind), strict=True))
+    if not blocks:
+        raise ArgumentError("no module computes with blocks", field="model", remedy="`quantize(model, type)` first")
     with tempfile.TemporaryDirectory(prefix="gguflike-") as temporary:
         floats = Path(temporary) / "floats.gguf"
         gguflike.convert(folder, floats, "F32", tokenizer_proof="warn", resume=False)
@@ -234,7 +250,9 @@ def export(model: Any, folder: StrPath, out: StrPath, overwrite: bool = False) -
                     "rows of the model are not in the checkpoint", path=folder, field="folder", got=f"{len(left)} rows",
                     remedy="save it with state_dict=gguflike.torch.state_dict(model)",
                 )  # fmt: skip
-            container.write(out, metadata, tensors, overwrite=overwrite)
+            recipe = most_of([tensor for tensor in tensors if tensor.name in set(written)])
+            metadata["general.file_type"] = Typed(recipe.file_type, ValueType.UINT32)
+            container.write(out, metadata, tensors, overwrite=overwrite, sources=plan.inputs)
     return written
 
 

@@ -37,8 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead: find fixed ranges of what matrices of a GGUF file multiply, by an observer (default: "
         "least-error), and write them into that file, for --activations static and hybrid",
     )
-    add("--context", type=positive, default=512, metavar="N", help="tokens of a sequence (default: %(default)s)")
-    add("--tokens", type=positive, metavar="N", help="tokens in all (default: all that the texts have)")
+    context = "tokens of a sequence (default: 512, or the trained context)"
+    add("--context", type=positive, default=512, metavar="N", help=context)
+    add("--tokens", type=positive, metavar="N", help="tokens in all (default: all of the texts; of --activations 8192)")
     add("--revision", metavar="REV", help="revision of a Hub id")
     add("--workspace", metavar="FOLDER", help="for hidden states, until the end (default: beside the target)")
     add("--threads", type=positive, help="threads (default: all CPUs)")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gguflike.convert.calibration import Calibration
     from gguflike.convert.folding import Folding
     from gguflike.convert.given_hessians import GivenHessians
+    from gguflike.tensor import QuantizedTensor
 
 
 def prepared(
@@ -143,8 +144,8 @@ def make(
     return planned
 
 
-def most_of(tensors: Sequence[PlannedTensor]) -> Recipe:
-    """The recipe of the type that most bytes of a model are of."""
+def most_of(tensors: Sequence[PlannedTensor | QuantizedTensor]) -> Recipe:
+    """The recipe of the type that most bytes of tensors are of."""
     bytes_of: Counter[str] = Counter()
     for tensor in tensors:
         bytes_of[tensor.format.name] += tensor.nbytes

@@ -12,7 +12,8 @@ import gguflike
 from gguflike.blocks import FORMATS
 from gguflike.calibrate.grids import GRIDS
 from gguflike.calibrate.trained import Trained
-from gguflike.errors import ArgumentError
+from gguflike.convert.recipe import RECIPES
+from gguflike.errors import ArgumentError, OutputError, QuantizationError
 from gguflike.reference.gradient.graph import gradients
 from gguflike.tensor import QuantizedTensor
 from tests import tiny
@@ -127,9 +128,17 @@ def test_a_trained_model_is_the_file_that_is_exported(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "trained", state_dict=state_dict(model))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "trained" / name).write_bytes((folder / name).read_bytes())
+    for path in (tmp_path / "trained").iterdir():
+        with pytest.raises(OutputError, match="the target is also a source"):
+            export(model, tmp_path / "trained", path, overwrite=True)
     written = export(model, tmp_path / "trained", tmp_path / "out.gguf")
     assert len(written) == 14
+    with pytest.raises(OutputError, match="the target exists"):
+        export(model, tmp_path / "trained", tmp_path / "out.gguf")
+    with pytest.raises(ArgumentError, match="no module computes with blocks"):
+        export(torch.nn.Linear(256, 4), tmp_path / "trained", tmp_path / "none.gguf")
     with gguflike.open(tmp_path / "out.gguf") as file:
+        assert file.metadata["general.file_type"] == RECIPES["Q3_K_S"].file_type
         assert all(file.tensors[name].format.name == "Q3_K" for name in written)
         weights = {each: tensor.dequantize() for each, tensor in file.tensors.items()}
     got = gguflike.reference.logits(graph_of(tmp_path / "out.gguf"), weights, list(range(40)))
@@ -146,3 +155,13 @@ def test_what_cannot_be_quantized_is_an_error() -> None:
         FakeQuantized(weight, "Q4_0")
     with pytest.raises(ArgumentError, match=r"no nn\.Linear"):
         quantize(torch.nn.Sequential(torch.nn.Linear(100, 4)), "Q4_0")
+    model = torch.nn.Sequential(torch.nn.Linear(32, 4), torch.nn.Linear(32, 4))
+    for value, said in ((1e9, "too large for the type"), (float("nan"), "not finite")):
+        model[1].weight.data[2, 3] = value
+        with pytest.raises(QuantizationError, match=said):
+            quantize(model, "Q4_0")
+        assert not hasattr(model[0], "parametrizations")  # nothing is changed
+    model[1].weight.data[2, 3] = 0
+    assert quantize(model, "Q4_0") == ["0", "1"]
+    with pytest.raises(ArgumentError, match="quantized already"):
+        quantize(model, "Q8_0")
