@@ -30,9 +30,8 @@ CHAINS = 4  # sums of 16 lanes in matvec: more in flight than an fma takes cycle
 
 # Registers decide the tile: a sum for every token and row should stay in them.
 TILE_TOKENS, TILE_ROW_BLOCKS = (12, 2) if "avx512f" in target()[1] else (6, 1)
-STRIP = (
-    TILE_ROW_BLOCKS * LANES
-)  # rows converted at a time, by at most CHUNK columns: half of a 32 KiB first-level cache
+# Rows that are converted at a time, by at most CHUNK columns: half of a first-level cache of 32 KiB.
+STRIP = TILE_ROW_BLOCKS * LANES
 STRIP_BYTES = 4 * STRIP  # of one column
 CHUNK = 192 if TILE_ROW_BLOCKS == 1 else 128
 UNIT = 2 * LANES  # rows of a work item
@@ -224,8 +223,10 @@ def _chunk(columns: int) -> int:
 
 
 def matmul_op(kind: str) -> Op:
-    """The operation that multiplies many vectors with a matrix of floats of this ``kind``, a strip of its rows at a
-    time: float16 and bfloat16 are made float32 first."""
+    """Return the op that multiplies rows by any number of tokens. A strip of rows at a time is made float32 first.
+
+    Items are units of 32 rows; words: ``MATMUL``.
+    """
     size = _element_bytes(kind)
 
     @operation(void, int64, int64, int64, int64, int64)

@@ -78,11 +78,8 @@ def matmul_op(record_format: RecordFormat) -> Op:
     weights, record_bytes = record_format.weights, record_format.record_bytes
     tile_tokens = tile.tile_tokens(record_format)
     record_blocks, sub_bytes = weights // BLOCK, sub_blocks(record_format) * tile.SUB_BYTES
-    token_bytes, block_codes, most = (
-        panels.token_bytes(record_format),
-        tile.block_codes(record_format),
-        panels.chunk(record_format),
-    )
+    token_bytes, block_codes = panels.token_bytes(record_format), tile.block_codes(record_format)
+    most = panels.chunk(record_format)  # columns of a panel
 
     @inner
     def unpack_unit(packed: Address, columns: int, unit: int, column: int, chunk: int, scratch: Address) -> None:

@@ -91,48 +91,52 @@ def _sort(refined: Address, stride: int, blocks: int, first: int, last: int, end
             store_i32(place, load_i32(place) + 1)
 
 
+def _add_all(
+    e: Emitter,
+    record_format: RecordFormat,
+    number: int,
+    record: Value,
+    lists: tuple[Value, Value],
+    blocks: Value,
+    entries: Value,
+    count: Value,
+    out: tuple[Value, Value],
+) -> None:
+    """Add the products of block ``number`` of a record to the outputs of all tokens that have one of ``count`` entries.
+
+    ``lists`` and ``out``: address of token 0's, and bytes from one token's to the next's.
+    """
+    reader = Record(e, record_format, record)
+    for step in range(number * STEPS, (number + 1) * STEPS):
+        reader.codes(step)  # loaded here, and kept
+    for sub in range(sub_blocks(record_format)):
+        reader.scale(number, sub)
+
+    def add(index: Value, _: list[Value]) -> list[Value]:
+        entry = e.pointer(entries, e.b.mul(index, e.int64(ENTRY_BYTES)))
+        t, i = (e.b.zext(e.load(I32, entry, at), I64) for at in (0, 4))
+        here = e.b.add(lists[0], e.b.mul(t, lists[1]))
+        arrays = ((CODES_AT, BLOCK), (0, 4), (SUMS_AT, 8))
+        token = Token(
+            *(
+                e.pointer(
+                    e.b.add(here, e.b.mul(blocks, e.int64(start))),
+                    e.b.mul(e.b.sub(i, e.int64(number)), e.int64(size)),
+                )
+                for start, size in arrays
+            )
+        )
+        place = e.pointer(e.b.add(out[0], e.b.mul(t, out[1])))
+        e.store(add_block(e, record_format, reader, number, [token], [e.load(V16F32, place)])[0], place)
+        return []
+
+    e.loop(e.int64(0), count, 1, [], add, unroll=False)
+
+
 def refine_op(record_format: RecordFormat) -> Op:
     """Return the op that multiplies records by activations with refined blocks. Words: ``REFINE``."""
     weights, record_bytes = record_format.weights, record_format.record_bytes
     per_record, dot = weights // BLOCK, dot_records(record_format)
-
-    def add_all(
-        e: Emitter,
-        number: int,
-        record: Value,
-        lists: tuple[Value, Value],
-        blocks: Value,
-        entries: Value,
-        count: Value,
-        out: tuple[Value, Value],
-    ) -> None:
-        """Add the products of block ``number`` of a record. ``lists`` and ``out``: address of token 0's, and bytes from
-        one token's to the next's."""
-        reader = Record(e, record_format, record)
-        for step in range(number * STEPS, (number + 1) * STEPS):
-            reader.codes(step)  # loaded here, and kept
-        for sub in range(sub_blocks(record_format)):
-            reader.scale(number, sub)
-
-        def add(index: Value, _: list[Value]) -> list[Value]:
-            entry = e.pointer(entries, e.b.mul(index, e.int64(ENTRY_BYTES)))
-            t, i = (e.b.zext(e.load(I32, entry, at), I64) for at in (0, 4))
-            here = e.b.add(lists[0], e.b.mul(t, lists[1]))
-            arrays = ((CODES_AT, BLOCK), (0, 4), (SUMS_AT, 8))
-            token = Token(
-                *(
-                    e.pointer(
-                        e.b.add(here, e.b.mul(blocks, e.int64(start))),
-                        e.b.mul(e.b.sub(i, e.int64(number)), e.int64(size)),
-                    )
-                    for start, size in arrays
-                )
-            )
-            place = e.pointer(e.b.add(out[0], e.b.mul(t, out[1])))
-            e.store(add_block(e, record_format, reader, number, [token], [e.load(V16F32, place)])[0], place)
-            return []
-
-        e.loop(e.int64(0), count, 1, [], add, unroll=False)
 
     @operation(void, int64, int64, int64, int64, int64, int64, int64, int64, int64)
     def add_entries(
@@ -150,7 +154,7 @@ def refine_op(record_format: RecordFormat) -> Op:
         """Add the products of a block of a record to sixteen outputs of each token that has an entry."""
 
         def add(number: int) -> None:
-            add_all(e, number, record, (lists, list_bytes), blocks, entries, count, (out, out_bytes))
+            _add_all(e, record_format, number, record, (lists, list_bytes), blocks, entries, count, (out, out_bytes))
 
         _one_of(e, block, per_record, add)
 
