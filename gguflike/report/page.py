@@ -101,6 +101,7 @@ def _differences(facts: Facts) -> str:
 
 
 def _sizes(facts: Facts) -> str:
+    """A treemap of the bytes of tensors by role, and the table of the same."""
     roles: dict[str, list[Part]] = {}
     for part in facts.parts:
         roles.setdefault(part.role, []).append(part)
@@ -136,6 +137,7 @@ def _sizes(facts: Facts) -> str:
 
 
 def _layers(facts: Facts) -> str:
+    """A table of types by role and layer, and charts of what layers are on average."""
     layers = facts.layers[:_MOST_LAYERS]
     if not layers:
         return ""
@@ -155,15 +157,9 @@ def _layers(facts: Facts) -> str:
         rows += f'<tr><th scope="row">{text(role)}</th>{cells}</tr>'
     shown = sorted({(round(part.bits, 3), part.type) for parts in of_layers.values() for part in parts})
     legend = "".join(f'<li><i class="b{_step(bits)}"></i>{text(kind)}, {bits:g} bits</li>' for bits, kind in shown)
-    bits, errors = [], []
-    for parts in of_layers.values():
-        weights = sum(part.weights for part in parts)
-        bits.append(8 * sum(part.nbytes for part in parts) / weights if weights else None)
-        known = [(part.error, part.weights) for part in parts if part.error is not None]
-        total = sum(size for _, size in known)
-        errors.append((sum(error**2 * size for error, size in known) / total) ** 0.5 if total else None)
-    charts = _chart("Bits per weight of each layer", layers, bits, "bits")
+    charts = _chart("Bits per weight of each layer", layers, [_bits(parts) for parts in of_layers.values()], "bits")
     if facts.beside is not None:
+        errors = [_error(parts) for parts in of_layers.values()]
         charts += _chart(f"Relative error of each layer beside {facts.beside}", layers, errors, "relative error")
     return (
         f'{left_out}<div class="scroll" tabindex="0" role="region" aria-label="Types by layer and role">'
@@ -171,6 +167,20 @@ def _layers(facts: Facts) -> str:
         f"<thead><tr><th>role</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
         f'<ul class="legend">{legend}</ul>{charts}'
     )
+
+
+def _bits(parts: Sequence[Part]) -> float | None:
+    """Bits per weight; None of nothing."""
+    weights = sum(part.weights for part in parts)
+    return 8 * sum(part.nbytes for part in parts) / weights if weights else None
+
+
+def _error(parts: Sequence[Part]) -> float | None:
+    """The root of the mean square of relative errors, each counted as often as it has weights; None where none is
+    known."""
+    known = [(part.error, part.weights) for part in parts if part.error is not None]
+    total = sum(size for _, size in known)
+    return (sum(error**2 * size for error, size in known) / total) ** 0.5 if total else None
 
 
 def _cell(part: Part | None) -> str:
