@@ -20,6 +20,7 @@ from typing import Any
 
 
 def main() -> None:
+    """Answer the request on standard input, or, given the descriptor of a socket, each that comes there."""
     if len(sys.argv) > 1:
         _fork_for_each(int(sys.argv[1]))
         return

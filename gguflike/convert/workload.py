@@ -192,6 +192,7 @@ def speed() -> float:
 
 
 def cpus() -> int:
+    """CPUs that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -51,6 +51,8 @@ class Leaf(NamedTuple):
 
 
 class Box(NamedTuple):
+    """A rectangle, in units of the picture."""
+
     left: float
     top: float
     width: float

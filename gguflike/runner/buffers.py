@@ -27,6 +27,7 @@ HEAD_TOKENS = 32  # tokens whose logits one pass computes
 
 
 def address(array: npt.NDArray[Any]) -> int:
+    """Where an array's data stand, as ops are told it."""
     return int(array.ctypes.data)
 
 

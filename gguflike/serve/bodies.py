@@ -44,6 +44,7 @@ async def read(request: Request, limit: int) -> tuple[dict[str, Any], int]:
 
 
 def too_large(limit: int) -> ApiError:
+    """413, behind which the connection is closed."""
     return ApiError(
         413,
         f"the body is larger than {limit} bytes; the server's --max-body sets another limit",

@@ -42,10 +42,12 @@ class Server:
 
 
 def new_id(prefix: str) -> str:
+    """An id that no other answer has."""
     return f"{prefix}{uuid.uuid4().hex}"
 
 
 def now() -> int:
+    """Seconds since 1970, as answers tell when they were made."""
     return int(time.time())
 
 

@@ -124,6 +124,7 @@ def _as_asked(sampling: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def engines(call: Call) -> list[Loaded]:
+    """The loaded models that make text."""
     return [each for each in call.server.models.loaded if each.engine is not None]
 
 

@@ -30,18 +30,22 @@ TOKEN: Schema = {"type": "integer", "minimum": 0, "maximum": (1 << 31) - 1}
 
 
 def number(low: float, high: float) -> Schema:
+    """A number in a range, its ends included."""
     return {"type": "number", "minimum": low, "maximum": high}
 
 
 def integer(low: int, high: int) -> Schema:
+    """A whole number in a range, its ends included."""
     return {"type": "integer", "minimum": low, "maximum": high}
 
 
 def choice(*values: str) -> Schema:
+    """One of these texts."""
     return {"type": "string", "enum": list(values)}
 
 
 def either(*schemas: Schema) -> Schema:
+    """What fits any of these."""
     return {"anyOf": list(schemas)}
 
 
@@ -116,10 +120,12 @@ def schema(table: Table) -> dict[str, Any]:
 
 
 def ignored(*names: str) -> Table:
+    """Parameters that are taken, whatever they say, and change nothing."""
     return tuple(Parameter(name, {}, "For other servers", ignored=True) for name in names)
 
 
 def not_done(reasons: Mapping[str, str], *neutral: Any) -> Table:
+    """Parameters that are refused, each for its reason, unless they are null, false or ``neutral``."""
     return tuple(Parameter(name, {}, "", refused=why, neutral=(None, False, *neutral)) for name, why in reasons.items())
 
 

@@ -95,6 +95,8 @@ class Head:
 
 
 class Part(Protocol):
+    """Whatever a graph is made of, as far as its tensors go."""
+
     def tensors(self) -> Iterator[Tensor]: ...
 
 

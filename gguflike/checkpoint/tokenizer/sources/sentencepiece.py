@@ -34,6 +34,8 @@ _FAIRSEQ = {
 
 
 class Piece(NamedTuple):
+    """A token: its text, its score (a log probability, or of BPE the less the later its merge), and its kind."""
+
     text: str
     score: float
     kind: int
