@@ -89,8 +89,9 @@ def test_text_that_is_calibrated_on_is_not_held_out(folder: Path, tmp_path: Path
     text.write_text(TEXT["a"] if name == "t.txt" else json.dumps({"text": TEXT["a"]}))
     asked: dict[str, Any] = {"effort": 1, "calibration": [text], "dry_run": True}
     card = gguflike.Card([text], context=CONTEXT)
-    with pytest.raises(ArgumentError, match=r"text: calibrated on, too: .*got t; measure on text that is held out"):
-        gguflike.convert(folder, None, "Q8_0", card=card, **asked)
+    for settings in (asked, {**asked, "effort": 0, "fold": "awq"}):
+        with pytest.raises(ArgumentError, match=r"text: calibrated on, too: .*got t; measure on text that is held out"):
+            gguflike.convert(folder, None, "Q8_0", card=card, **settings)
     gguflike.convert(folder, None, "Q8_0", card=gguflike.Card({"b": TEXT["b"]}, context=CONTEXT), **asked)
     gguflike.convert(folder, None, "Q8_0", card=card, dry_run=True)
 

@@ -45,6 +45,7 @@ def with_card(plan: ConversionPlan, card: Card) -> ConversionPlan:
 def _check_held_out(plan: ConversionPlan, said: Mapping[str, Any]) -> None:
     """ArgumentError where the model is to be measured on a text that it is calibrated on."""
     texts = plan.calibration.texts if isinstance(plan.calibration, Calibration) else ()
+    texts += () if plan.folding is None else plan.folding.texts
     seen = {digest(each) for text in texts for each in _as_read(text)}
     names, digests = (said[f"gguflike.quality.{key}"].value for key in ("texts", "texts.sha256"))
     for name, sha256 in zip(names, digests, strict=True):

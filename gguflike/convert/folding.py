@@ -13,7 +13,7 @@ from gguflike.calibrate import needs
 from gguflike.calibrate.folds import Fold, Scaling, find
 from gguflike.calibrate.scaling import MagnitudeSums
 from gguflike.calibrate.stream import SUMS
-from gguflike.calibrate.texts import sequences
+from gguflike.calibrate.texts import Text, sequences
 from gguflike.checkpoint.elsewhere import Extent
 from gguflike.container import Typed, ValueType
 from gguflike.convert import workload
@@ -74,7 +74,7 @@ class FoldedSource:
 
 @dataclass(frozen=True)
 class Folding:
-    """What is to be folded in a conversion, and on which text that is decided. ``speed``: operations in a second."""
+    """What is to be folded in a conversion, and on which ``texts`` that is decided. ``speed``: operations a second."""
 
     method: str
     model: FloatModel = field(repr=False, compare=False)
@@ -82,6 +82,7 @@ class Folding:
     folds: tuple[Fold, ...] = field(repr=False)
     notices: tuple[str, ...] = ()
     speed: float | None = field(default=None, compare=False)
+    texts: tuple[Text, ...] = field(default=(), repr=False)
 
     def possible(self, tensors: Iterable[PlannedTensor]) -> list[Fold]:
         """The folds that touch nothing which is kept bit for bit."""
@@ -141,4 +142,5 @@ def folding_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequence[So
     found, notices = find(model.graph)
     texts = model.texts(effort.texts, effort.chat)
     ids = sequences(texts, model.encode, longest(model), model.begin, min(TOKENS, effort.tokens))
-    return Folding(effort.fold, model, tuple(map(tuple, ids)), tuple(found), tuple(notices), workload.speed())
+    sequenced = tuple(map(tuple, ids))
+    return Folding(effort.fold, model, sequenced, tuple(found), tuple(notices), workload.speed(), tuple(texts))
