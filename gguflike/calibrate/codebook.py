@@ -27,6 +27,7 @@ Indices = npt.NDArray[np.int64]
 FEED_REACH, DESCENT_REACH = 2, 1  # how far error feedback, and each pass of descent, move an integer scale
 SUPER_SCALES = (1.0, 1.08, 1.16)  # that error feedback tries, relative to the encoder's
 ROW_PASSES = 2  # of a row's own descent, each time that it is visited under both factors
+_UNPACKED = 512  # rows that are unpacked together
 _FEW = 1e-3  # share of sub-blocks: where a pass of the descent changes fewer, it was the last
 
 
@@ -129,14 +130,18 @@ class Descent:
         """Blocks as they are stored, uint8 (n, row bytes), for rows of ``targets`` float32 (n, k), and what they decode
         to: from ``blocks`` whose columns are in order, which change."""
         self._improve(blocks, np.ascontiguousarray(targets[:, self._order]), passes)
-        return self._stored(blocks)
+        stored = reordered(blocks, self._order)
+        return pack(self._kind, stored), values_of(self._kind, stored, self._threads)
 
     def outputs(self, rounded: Bytes, targets: Floats, output: Floats, passes: int) -> Bytes:
         """The ``rounded`` blocks of a matrix, uint8 (n, row bytes), improved under ``output`` as well (outputs.py)."""
-        blocks = in_order(unpack(self._kind, rounded), self._order)
+        # Rows by rows, as the numbers on the way take several times what they come to.
+        slabs = [slice(start, start + _UNPACKED) for start in range(0, len(rounded), _UNPACKED)]
+        found = [in_order(unpack(self._kind, rounded[slab]), self._order) for slab in slabs]
+        blocks = Blocks(*map(np.concatenate, zip(*found, strict=True)))
 
         def improve(rows: Indices, wanted: Floats) -> tuple[Floats, Callable[[], None]]:
-            part = Blocks(blocks.d[rows], blocks.k[rows], blocks.deltas[rows], blocks.codes[rows])
+            part = _chosen(blocks, rows)
             values = self._improve(part, wanted, ROW_PASSES)
 
             def keep() -> None:
@@ -146,7 +151,8 @@ class Descent:
 
         ordered, values = np.ascontiguousarray(targets[:, self._order]), values_of(self._kind, blocks, self._threads)
         descend_outputs(ordered, values, self._hessian, output, improve, passes, self._threads)
-        return self._stored(blocks)[0]
+        made = [pack(self._kind, reordered(_chosen(blocks, slab), self._order)) for slab in slabs]
+        return np.concatenate(made)
 
     def _improve(self, blocks: Blocks, targets: Floats, passes: int) -> Floats:
         """Improve ``blocks`` in place to ``targets`` float32 (n, k); returns their values.
@@ -168,10 +174,9 @@ class Descent:
                 break
         return values_of(kind, blocks, threads)
 
-    def _stored(self, blocks: Blocks) -> tuple[Bytes, Floats]:
-        """Bytes and values of blocks whose columns are in order."""
-        stored = reordered(blocks, self._order)
-        return pack(self._kind, stored), values_of(self._kind, stored, self._threads)
+
+def _chosen(blocks: Blocks, rows: Indices | slice) -> Blocks:
+    return Blocks(blocks.d[rows], blocks.k[rows], blocks.deltas[rows], blocks.codes[rows])
 
 
 def _diagonal_blocks(matrix: Floats, size: int) -> Doubles:

@@ -45,7 +45,7 @@ class Objective(NamedTuple):
 
     def without_factor(self) -> Objective:
         """The same without ``b`` and ``d``."""
-        return self._replace(b=self.b[:0], d=self.d[:0])
+        return self._replace(b=np.empty((0, 0), np.float32), d=np.empty(0, np.float32))
 
 
 class _Factored(NamedTuple):

@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 GROUP = 8  # rows that are rounded at the same time
-_AT_ONCE = 1024  # rows whose products with H_O and H are there together
+_AT_ONCE = 128  # rows whose products with H_O and H are there together
 
 # improve(rows, targets): round these rows to targets (rows, k), starting from what they are; returns their values, and
 # the function that keeps them
