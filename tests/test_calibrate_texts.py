@@ -11,6 +11,7 @@ import pytest
 
 from gguflike.calibrate.texts import Text, bundled, read, sequences
 from gguflike.errors import ArgumentError, TemplateError
+from gguflike.evaluate import texts as evaluate
 
 
 def text(name: str, *documents: str) -> Text:
@@ -67,6 +68,26 @@ def test_files_of_lines(tmp_path: Path) -> None:
     assert seen == [messages]
     with pytest.raises(ArgumentError, match=r"b\.jsonl.*line 2 is a conversation.*no chat template"):
         read([tmp_path / "b.jsonl"])
+
+
+def test_arrays_of_records(tmp_path: Path) -> None:
+    """As conversations are often shared. Any other JSON is a text."""
+    path = tmp_path / "a.json"
+    conversation = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]
+    path.write_text(json.dumps([{"id": 1, "conversations": conversation}, {"text": "two"}], indent=2))
+    [made] = read([path], lambda messages: " ".join(f"{each['role']}: {each['content']}" for each in messages))
+    assert made == Text("a.json", ("user: hi assistant: ho", "two"), (True, False))
+    with pytest.raises(ArgumentError, match="item 1 is a conversation, and there is no chat template"):
+        read([path])
+    for plain in ('[{"name": "x"}]', '{"text": "x"}', "[1, 2]", "[1, 2", '["text"]'):
+        path.write_text(plain)
+        assert read([path]) == [Text("a.json", (plain,), (False,))]
+        assert evaluate.read([path]) == {"a": plain}
+    path.write_text(json.dumps([{"text": "one"}, {"text": 2}]))
+    with pytest.raises(ArgumentError, match="item 2: neither a text nor a conversation"):
+        read([path])
+    path.write_text(json.dumps([{"text": "one"}, {"text": "two"}]))
+    assert evaluate.read([path]) == {"a": "one\ntwo\n"}
 
 
 @pytest.mark.parametrize(

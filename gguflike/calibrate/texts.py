@@ -26,6 +26,9 @@ Encode = Callable[[str, bool], Sequence[int]]
 has its own first token."""
 
 LINES = (".jsonl", ".ndjson")
+ARRAY = ".json"
+_KEYS = ("text", "messages", "conversations")
+_EXPECTED = '{"text": "..."} or {"messages": [{"role": ..., "content": ...}, ...]}'
 _SPEAKERS = {"human": "user", "gpt": "assistant"}  # in what is shared of conversations -> as templates call them
 _FOLDER = "calibration"
 
@@ -42,7 +45,8 @@ class Text:
 def read(paths: Iterable[StrPath], render: Render | None = None, field: str = "calibration") -> list[Text]:
     """Files of text: UTF-8, or lines of JSON (``.jsonl``, ``.ndjson``), each ``{"text": ...}`` or, a conversation for
     ``render``, ``{"messages": [{"role": ..., "content": ...}, ...]}`` with the tools that it may use as ``tools``; or
-    ``{"conversations": [{"from": "human" or "gpt", "value": ...}, ...]}``, which says the same.
+    ``{"conversations": [{"from": "human" or "gpt", "value": ...}, ...]}``, which says the same; or an array of such
+    (``.json``; any other JSON is a text like others).
 
     ArgumentError, which speaks of the argument ``field``, for a file that is none of these, has no text, or has
     conversations where there is no template, or that the template refuses.
@@ -66,6 +70,12 @@ def text_of(path: Path, field: str) -> str:
     if known := foreign.describe(data[: foreign.SAMPLE], "text"):
         what, remedy = known.what, known.remedy
     raise ArgumentError(what, path=path, field=field, expected="text in UTF-8", got=got, remedy=remedy)
+
+
+def has_records(path: Path, text: str) -> bool:
+    """Whether the ``text`` of a file is records of JSON: lines of them, or an array."""
+    ending = path.suffix.lower()
+    return ending in LINES or (ending == ARRAY and bool(_items(text)))
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:
@@ -165,49 +175,67 @@ def _cut(text: Text, encode: Encode, length: int, begin: list[int]) -> list[list
 
 
 def _read(path: Path, render: Render | None, field: str) -> Text:
-    text = text_of(path, field)
-    if path.suffix.lower() not in LINES:
-        made = [(text, False)]
+    text, ending = text_of(path, field), path.suffix.lower()
+    if ending in LINES:
+        records = ((f"line {number}", line) for number, line in lines_of(text))
+        made = [_document(path, where, _parsed(path, where, line, field), render, field) for where, line in records]
+    elif has_records(path, text):
+        items = _items(text)
+        made = [_document(path, f"item {number}", item, render, field) for number, item in enumerate(items, 1)]
     else:
-        made = [_document(path, number, line, render, field) for number, line in lines_of(text)]
+        made = [(text, False)]
     if not any(document.strip() for document, _ in made):
         raise ArgumentError("the file has no text but white space", path=path, field=field, remedy="leave it out")
     return Text(path.name, tuple(document for document, _ in made), tuple(by_template for _, by_template in made))
 
 
-def _document(path: Path, number: int, line: str, render: Render | None, field: str) -> tuple[str, bool]:
-    """The text of a line of JSON, and whether a template has written it."""
-    expected = '{"text": "..."} or {"messages": [{"role": ..., "content": ...}, ...]}'
+def _items(text: str) -> list[Any]:
+    """The records of an array of JSON, as conversations are often shared; none where it is any other text."""
+    try:
+        said: Any = jsontext.parsed(text) if text.lstrip().startswith("[") else None
+    except ValueError:
+        return []
+    first = said[0] if isinstance(said, list) and said else None
+    return list(said) if isinstance(first, Mapping) and any(key in first for key in _KEYS) else []
+
+
+def _parsed(path: Path, where: str, line: str, field: str) -> Any:
+    try:
+        return jsontext.parsed(line)
+    except ValueError as error:
+        got = str(error)[:80]
+        raise ArgumentError(f"{where}: not JSON", path=path, field=field, expected=_EXPECTED, got=got) from None
+
+
+def _document(path: Path, where: str, said: Any, render: Render | None, field: str) -> tuple[str, bool]:
+    """The text of a record of JSON, and whether a template has written it."""
 
     def wrong(what: str, got: object, remedy: str | None = None) -> ArgumentError:
-        said = None if remedy else expected
-        return ArgumentError(f"line {number}: {what}", path=path, field=field, expected=said, got=got, remedy=remedy)
+        expected = None if remedy else _EXPECTED
+        return ArgumentError(f"{where}: {what}", path=path, field=field, expected=expected, got=got, remedy=remedy)
 
-    try:
-        said = jsontext.parsed(line)
-    except ValueError as error:
-        raise wrong("not JSON", str(error)[:80]) from None
     record: Mapping[str, Any] = said if isinstance(said, Mapping) else {}
     messages = record.get("messages", record.get("conversations"))
     if isinstance(record.get("text"), str):
         text, rendered = record["text"], False
     elif not isinstance(messages, list):
-        raise wrong("neither a text nor a conversation", line[:60])
+        raise wrong("neither a text nor a conversation", json.dumps(said)[:60])
     elif not messages or not all(isinstance(each, Mapping) and _role(each) for each in messages):
         raise wrong("messages without roles", repr(messages)[:60])
     elif render is None:
-        what = f"line {number} is a conversation, and there is no chat template for it"
+        what = f"{where} is a conversation, and there is no chat template for it"
         raise ArgumentError(what, path=path, field=field, remedy="give its text as plain text")
     else:
         tools = {"tools": record["tools"]} if record.get("tools") else {}
         try:
             text, rendered = _rendered([_message(each) for each in messages], render, **tools), True
         except (TemplateError, ArgumentError, ArgumentTypeError) as error:
-            raise wrong(error.what, error.got, "leave the line out, or give its text as plain text") from error
+            remedy = f"leave the {where.split()[0]} out, or give its text as plain text"
+            raise wrong(error.what, error.got, remedy) from error
     try:
         check_unicode(text)
     except ValueError as error:
-        raise wrong(str(error), line[:60], "leave it out") from None
+        raise wrong(str(error), json.dumps(said)[:60], "leave it out") from None
     return text, rendered
 
 

@@ -59,7 +59,8 @@ class Text:
 
 def read(paths: Iterable[StrPath], field: str = "text") -> dict[str, str]:
     """Text files, which are what the argument ``field`` names, by their names without endings, or by their paths where
-    several have the same name. Of lines of JSON (``.jsonl``, ``.ndjson``) it is their texts, each ended by a line end.
+    several have the same name. Of lines of JSON (``.jsonl``, ``.ndjson``) or an array of such
+    (``.json``) it is their texts, each ended by a line end.
 
     ArgumentError where there is none, or one is no UTF-8 or has conversations; OSError where one cannot be read.
     """
@@ -84,8 +85,9 @@ def files(paths: Iterable[StrPath], field: str) -> dict[str, Path]:
 
 
 def _text(path: Path, field: str) -> str:
-    if path.suffix.lower() not in calibration.LINES:
-        return calibration.text_of(path, field)
+    plain = calibration.text_of(path, field)
+    if not calibration.has_records(path, plain):
+        return plain
     [text] = calibration.read([path], None, field)
     return "".join(f"{document}\n" for document in text.documents)
 
