@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite, nan, prod, sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -252,69 +253,34 @@ def _difference(
 ) -> TensorDiff:
     """``same_bytes``: None where the two are the same if their values are. ``pieces`` are read only if need be."""
     a, b = sides
-    formats, shapes, nbytes = (a.format, b.format), (a.shape, b.shape), (a.nbytes, b.nbytes)
+    made = partial(
+        TensorDiff,
+        name=name,
+        formats=(a.format, b.format),
+        shapes=(a.shape, b.shape),
+        nbytes=(a.nbytes, b.nbytes),
+    )
+    unknown = made(identical=False, rmse=nan, relative=nan, largest=nan, cosine=nan)
     if a.shape != b.shape:
-        return TensorDiff(
-            name=name,
-            formats=formats,
-            shapes=shapes,
-            identical=False,
-            rmse=nan,
-            relative=nan,
-            largest=nan,
-            cosine=nan,
-            nbytes=nbytes,
-        )
+        return unknown
     if same_bytes or not prod(a.shape):
-        return TensorDiff(
-            name=name,
-            formats=formats,
-            shapes=shapes,
-            identical=same_bytes is not False,
-            rmse=0.0,
-            relative=0.0,
-            largest=0.0,
-            cosine=1.0,
-            nbytes=nbytes,
-        )
+        return made(identical=same_bytes is not False, rmse=0.0, relative=0.0, largest=0.0, cosine=1.0)
     squares = first = second = product = largest = 0.0
     for x, y in pieces:
         left, right = x.astype(np.float64).reshape(-1), y.astype(np.float64).reshape(-1)
         apart = left - right
         squares += float(apart @ apart)
-        first, second, product = (
-            first + float(left @ left),
-            second + float(right @ right),
-            product + float(left @ right),
-        )
+        first, second = first + float(left @ left), second + float(right @ right)
+        product += float(left @ right)
         largest = float(np.maximum(largest, np.abs(apart).max()))  # NaN stays
     if not isfinite(squares + first + second):
-        return TensorDiff(
-            name=name,
-            formats=formats,
-            shapes=shapes,
-            identical=False,
-            rmse=nan,
-            relative=nan,
-            largest=nan,
-            cosine=nan,
-            nbytes=nbytes,
-        )
+        return unknown
     same = same_bytes is None and not squares
     relative = sqrt(squares / first) if first else (nan if squares else 0.0)
     cosine = product / sqrt(first * second) if first and second else (1.0 if not squares else nan)
     cosine = max(-1.0, min(1.0, cosine))
-    return TensorDiff(
-        name=name,
-        formats=formats,
-        shapes=shapes,
-        identical=same,
-        rmse=sqrt(squares / prod(a.shape)),
-        relative=relative,
-        largest=largest,
-        cosine=cosine,
-        nbytes=nbytes,
-    )
+    rmse = sqrt(squares / prod(a.shape))
+    return made(identical=same, rmse=rmse, relative=relative, largest=largest, cosine=cosine)
 
 
 def _same_bytes(a: QuantizedTensor, b: QuantizedTensor) -> bool:
