@@ -108,8 +108,8 @@ def broken(architecture: str, graph: Graph) -> list[tuple[str, str]]:
             said = f"llama.cpp refuses the file: {each.heads} heads share {each.kv_heads} of keys, and none do there"
             found.append((f"{architecture}.attention.head_count_kv", said))
     for mixer in graph.mixers():
-        inner = getattr(mixer, "inner", 0)
-        if architecture in TWICE and inner != 2 * graph.embedding.n_embd:
+        inner = getattr(mixer, "inner", None)  # an attention beside them has none
+        if architecture in TWICE and inner not in (None, 2 * graph.embedding.n_embd):
             said = f"llama.cpp refuses the file: {inner} values inside are not twice the width, as they must be there"
             found.append((f"{architecture}.ssm.inner_size", said))
     return list(dict.fromkeys(found))
