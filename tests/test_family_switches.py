@@ -115,6 +115,14 @@ def test_full_layers_of_gemma_4_turn_whole_where_the_rotation_is_plain() -> None
     ("name", "changes", "message"),
     [
         ("HYV3ForCausalLM", {"mlp_bias": True}, "biases of the experts that all tokens share"),
+        (
+            "DeepseekV3ForCausalLM",
+            {"topk_group": 1},
+            r"expert_used_count.*more experts for a token.*at most 2, which 1 of 4 groups hold; got 3",
+        ),
+        ("Glm4MoeForCausalLM", {"n_group": 3}, "groups of experts; expected 8 experts in groups of one size"),
+        ("Glm4MoeForCausalLM", {"topk_group": 2}, "got 1 groups, of which a token's are 2"),
+        ("JambaForCausalLM", {"num_experts_per_tok": 5}, "at most 4; got 5"),
         ("Ernie4_5_MoeForCausalLM", {"use_bias": True}, "use_bias: config value; expected False"),
         ("OlmoeForCausalLM", {"clip_qkv": 0.5}, "clip_qkv"),
         (

@@ -22,7 +22,7 @@ from gguflike.families.hybrid import (
     with_layer_heads,
     with_layer_types,
 )
-from gguflike.families.mixture import shared
+from gguflike.families.mixture import enough, shared
 from gguflike.families.origins import Named, Rows, Run, Runs
 from gguflike.families.parts import FeedForward, Graph, Mixer, Tensor
 from gguflike.families.parts.experts import Experts, Router
@@ -69,7 +69,8 @@ def after(c: GraniteHybrid) -> Mixer:
     """What follows the mixer: experts and one that all tokens share, or the latter alone."""
     if not c.n_expert or not c.n_expert_used:
         return FeedForward(c.n_embd, c.n_ff, bias=c.mlp_bias)
-    return Experts(c.n_embd, c.n_ff, c.n_expert, c.n_expert_used, Router(), shared=shared(c, c.n_ff_shared))
+    part = Experts(c.n_embd, c.n_ff, c.n_expert, c.n_expert_used, Router(), shared=shared(c, c.n_ff_shared))
+    return enough(part)
 
 
 def granite_hybrid(c: GraniteHybrid) -> Graph:

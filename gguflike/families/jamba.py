@@ -9,6 +9,7 @@ from gguflike.families.config import Via, key
 from gguflike.families.decoder import DECODER_NAMES, INERT_KEYS, SILU, attention, decoder, exported, feed_forward, rms
 from gguflike.families.family import Family
 from gguflike.families.hybrid import Hybrid, mamba_origins, with_layer_heads
+from gguflike.families.mixture import enough
 from gguflike.families.origins import Named, Stacked
 from gguflike.families.parts import Block, Branch, Graph, Mixer, Norm
 from gguflike.families.parts.experts import Experts, Router
@@ -54,13 +55,13 @@ def jamba(c: Jamba) -> Graph:
     )
     mixers: tuple[Mixer, Mixer] = (scan, attention(c, None, kv_heads=c.key_heads))
     dense: Mixer = feed_forward(c)
-    sparse: Mixer = Experts(c.n_embd, c.n_ff, c.n_expert, c.n_expert_used, Router(normalize=False))
+    sparse = Experts(c.n_embd, c.n_ff, c.n_expert, c.n_expert_used, Router(normalize=False))
 
     def block(layer: int) -> Block:
         has_experts = c.n_expert > 1 and layer % c.expert_period == c.expert_offset
         return (
             Branch(rms(c, "attn_norm"), mixers[c.n_head_kv[layer] > 0]),
-            Branch(rms(c, "ffn_norm"), sparse if has_experts else dense),
+            Branch(rms(c, "ffn_norm"), enough(sparse) if has_experts else dense),
         )
 
     return decoder(c, block)

@@ -39,8 +39,30 @@ class Mixture(Decoder):
 
 
 def experts(c: Any, router: Router, **changes: Any) -> Experts:
-    """Experts with the configuration's sizes; ``changes`` are their other settings."""
-    return replace(Experts(c.n_embd, c.n_ff_expert, c.n_expert, c.n_expert_used, router), **changes)
+    """Experts with the configuration's sizes; ``changes`` are their other settings. Errors as of `enough`."""
+    return enough(replace(Experts(c.n_embd, c.n_ff_expert, c.n_expert, c.n_expert_used, router), **changes))
+
+
+def enough(part: Experts) -> Experts:
+    """The same experts. UnsupportedError where a token's are more than the groups hold that they are chosen from, or
+    there are no such groups: who routes takes others then, each implementation its own."""
+    groups, chosen = part.router.groups, part.router.groups_used
+    if part.count % groups or chosen > groups:
+        raise UnsupportedError(
+            "groups of experts",
+            field="expert_group_count, expert_group_used_count (n_group, topk_group)",
+            expected=f"{part.count} experts in groups of one size, of which a token's are at most all",
+            got=f"{groups} groups, of which a token's are {chosen}",
+        )
+    if part.used > (held := part.count // groups * chosen):
+        of = f", which {chosen} of {groups} groups hold" if groups > 1 else ""
+        raise UnsupportedError(
+            "more experts for a token than there are to choose from",
+            field="expert_used_count (num_experts_per_tok)",
+            expected=f"at most {held}{of}",
+            got=part.used,
+        )
+    return part
 
 
 def shared(c: Any, n_ff: int, **changes: Any) -> FeedForward | None:

@@ -9,7 +9,7 @@ from typing import Any
 from gguflike.families.bert import HEADS, INERT_KEYS, Encoder, encoder
 from gguflike.families.config import Via, key
 from gguflike.families.family import Family, Small
-from gguflike.families.mixture import ROUTER_KEYS
+from gguflike.families.mixture import ROUTER_KEYS, enough
 from gguflike.families.origins import Named, Piece
 from gguflike.families.parts import Attention, FeedForward, Graph, Mixer, Rope, Tensor
 from gguflike.families.parts.experts import Experts, Router
@@ -82,7 +82,8 @@ def nomic_bert_moe(c: NomicBertMoe) -> Graph:
     """Rotary positions, biases everywhere, feed-forwards without gates; weights of experts do not sum to 1."""
     hidden = FeedForward(c.n_embd, c.n_ff, bias=True, activation="gelu", gated=False)
     router = Router("softmax", normalize=False)
-    experts = Experts(c.n_embd, c.n_ff, c.n_expert, c.n_expert_used, router, activation="gelu", gated=False)
+    part = Experts(c.n_embd, c.n_ff, c.n_expert, c.n_expert_used, router, activation="gelu", gated=False)
+    experts = enough(part)
 
     def second(layer: int) -> Mixer:
         if layer % c.expert_period != 1:
