@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -231,6 +232,44 @@ def test_windows_of_smollm3_are_those_of_layers_that_do_not_turn() -> None:
     family, c, _ = read("SmolLM3ForCausalLM", use_sliding_window=True, sliding_window=16)
     mixers = list(family.graph(c).attentions())
     assert [(mixer.window, mixer.rope is None) for mixer in mixers] == [*[(0, False)] * 3, (16, True), (0, False)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("GraniteForCausalLM", "GraniteMoeForCausalLM", "GraniteSWAForCausalLM", "ApertusForCausalLM"),
+        "Ministral3ForCausalLM",
+    ],
+)
+def test_two_lists_of_divisors_are_computed_where_llama_cpp_reads_them(name: str) -> None:
+    config = ROWS[name].config
+    pairs = (config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]) // 2
+    lists = {f"{kind}_factor": [1.0 + step * i for i in range(pairs)] for kind, step in (("short", 0.25), ("long", 1))}
+    settings = rope(1e4, "longrope", original_max_position_embeddings=32, factor=4.0, **lists)
+    family, c, said = read(name, rope_parameters=settings)
+    assert not [each for each in said if "refuses" in each]
+    ropes = family.graph(c).ropes()
+    assert [(each.scaling.kind, each.scaling.context) for each in ropes] == [("longrope", 32)]
+    assert ropes[0].scaling.magnitude == pytest.approx((1 + math.log(4) / math.log(32)) ** 0.5)
+    made = {binding.gguf: binding.make for binding in family.bind(c) if "rope_factors" in binding.gguf}
+    assert {key: make().tolist() for key, make in made.items() if make is not None} == {
+        f"rope_factors_{kind}.weight": lists[f"{kind}_factor"] for kind in ("long", "short")
+    }
+    metadata = {**configs.to_metadata(c, family.name), "tokenizer.ggml.tokens": ["x"] * c.n_vocab}
+    back = configs.from_gguf(family.config, family.name, metadata, [binding.gguf for binding in family.bind(c)])
+    assert family.recover is not None
+    whole = family.recover(back, lambda tensor: made[tensor]())
+    assert family.graph(whole) == family.graph(c)
+    exported = family.to_config(whole)
+    assert {key: exported["rope_scaling"][key] for key in lists} == lists
+    assert registry.for_config(exported).from_config(exported)[0].long_factor == c.long_factor
+
+
+@pytest.mark.parametrize("name", ["GraniteMoeHybridForCausalLM", "Qwen3ForCausalLM"])
+def test_two_lists_of_divisors_are_refused_where_llama_cpp_reads_none(name: str) -> None:
+    settings = rope(1e4, "longrope", original_max_position_embeddings=32, short_factor=[1.0] * 8, long_factor=[2.0] * 8)
+    with pytest.raises(UnsupportedError, match="longrope"):
+        read(name, rope_parameters=settings)
 
 
 @pytest.mark.parametrize("name", ["SmolLM3ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"])

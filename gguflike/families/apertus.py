@@ -10,16 +10,17 @@ from gguflike.families.config import key
 from gguflike.families.decoder import (
     DECODER_NAMES,
     INERT_KEYS,
+    LONGROPE_NAMES,
     QK_NAMES,
-    Decoder,
+    LongRope,
     attention,
     decoder,
     exported,
     feed_forward,
+    longrope_of,
     pre_norm,
     qk_norms,
-    recover_llama3,
-    rope_of,
+    recover_stretched,
 )
 from gguflike.families.family import Family, Small
 from gguflike.families.origins import Named
@@ -43,7 +44,7 @@ def _constant(name: str) -> Any:
 
 
 @frozen
-class Apertus(Decoder):
+class Apertus(LongRope):
     """Hyper-parameters. ``alpha_n`` and ``alpha_p`` are stored so that softplus of them is positive."""
 
     norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-5)
@@ -55,7 +56,7 @@ class Apertus(Decoder):
 
 def apertus(c: Apertus) -> Graph:
     """Queries and keys normalized per head; a feed-forward without a gate, whose activation each layer has learned."""
-    mixer = attention(c, rope_of(c, "neox"), **qk_norms(c))
+    mixer = attention(c, longrope_of(c, "neox"), **qk_norms(c))
 
     def block(layer: int) -> Block:
         beta = c.beta[layer]
@@ -76,6 +77,7 @@ APERTUS = Family(
     origins=MappingProxyType(
         {
             **DECODER_NAMES,
+            **LONGROPE_NAMES,
             **QK_NAMES,
             "attn_norm": Named("attention_layernorm"),
             "ffn_norm": Named("feedforward_layernorm"),
@@ -85,5 +87,5 @@ APERTUS = Family(
     inert=INERT_KEYS,
     constants=exported("ApertusForCausalLM", "apertus", "xielu"),
     small=_CONSTANTS,
-    recover=recover_llama3,
+    recover=recover_stretched,
 )

@@ -213,6 +213,11 @@ def recover_longrope(c: Any, read: Callable[[str], Floats]) -> Any:
     return replace(c, rope_scaling="longrope", long_factor=long, short_factor=short)
 
 
+def recover_stretched(c: Any, read: Callable[[str], Floats]) -> Any:
+    """What stretches positions, by either, from the tensors that do."""
+    return recover_llama3(recover_longrope(c, read), read)
+
+
 def _long_factors(c: LongRope) -> Floats:
     return np.asarray(c.long_factor, np.float32)
 

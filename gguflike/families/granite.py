@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 from gguflike.families.config import key
 from gguflike.families.decoder import (
     INERT_KEYS,
+    LONGROPE_NAMES,
     PERMUTED_NAMES,
     SILU,
     Decoder,
+    LongRope,
     attention,
     decoder,
     exported,
     feed_forward,
-    recover_llama3,
+    longrope_of,
+    recover_stretched,
     rms,
-    rope_of,
 )
 from gguflike.families.family import Family
 from gguflike.families.parts import Block, Branch, Graph, Mixer
@@ -47,19 +50,24 @@ def scales(c: Any) -> dict[str, Any]:
     return {"embedding_scale": c.embedding_scale, "scale": 1.0 / c.logit_scale}
 
 
-def granite(c: Granite) -> Graph:
+@frozen
+class Stretched(LongRope, Granite):
+    """The same of models whose rotation may be stretched by two lists of divisors."""
+
+
+def granite(c: Stretched) -> Graph:
     """Llama's graph with multipliers."""
-    block = scaled_block(c, attention(c, rope_of(c, "norm"), scale=c.attention_scale), feed_forward(c))
+    block = scaled_block(c, attention(c, longrope_of(c, "norm"), scale=c.attention_scale), feed_forward(c))
     return decoder(c, lambda _: block, **scales(c))
 
 
 GRANITE = Family(
     name="granite",
-    config=Granite,
+    config=Stretched,
     graph=granite,
-    origins=PERMUTED_NAMES,
+    origins=MappingProxyType({**PERMUTED_NAMES, **LONGROPE_NAMES}),
     implemented=SILU,
     inert=INERT_KEYS,
     constants=exported("GraniteForCausalLM", "granite"),
-    recover=recover_llama3,
+    recover=recover_stretched,
 )

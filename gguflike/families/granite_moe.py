@@ -7,9 +7,9 @@ from types import MappingProxyType
 from typing import Any
 
 from gguflike.families.config import key
-from gguflike.families.decoder import attention, decoder, exported, rope_of
+from gguflike.families.decoder import attention, decoder, exported, longrope_of
 from gguflike.families.family import Family, said
-from gguflike.families.granite import GRANITE, Granite, scaled_block, scales
+from gguflike.families.granite import GRANITE, Stretched, scaled_block, scales
 from gguflike.families.granite_swa import GRANITE_SWA, GraniteSwa, mixer
 from gguflike.families.mixture import ROUTER_KEYS, experts, shared
 from gguflike.families.origins import Named, Rows
@@ -20,7 +20,7 @@ from gguflike.frozen import frozen, replace
 
 
 @frozen
-class GraniteMoe(Granite):
+class GraniteMoe(Stretched):
     """Granite's, and the experts'; each has as many hidden values as config.json says of a feed-forward."""
 
     n_expert: int = key("expert_count", "num_local_experts", default=8)
@@ -37,7 +37,7 @@ class GraniteMoe(Granite):
 def granite_moe(c: GraniteMoe) -> Graph:
     """Granite's graph with experts."""
     mixture = experts(c, Router(), shared=shared(c, c.n_ff_shared))
-    block = scaled_block(c, attention(c, rope_of(c, "norm"), scale=c.attention_scale), mixture)
+    block = scaled_block(c, attention(c, longrope_of(c, "norm"), scale=c.attention_scale), mixture)
     return decoder(c, lambda _: block, **scales(c))
 
 

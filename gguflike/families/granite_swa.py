@@ -8,9 +8,9 @@ from typing import Any
 
 from gguflike.errors import UnsupportedError
 from gguflike.families import registry
-from gguflike.families.decoder import attention, decoder, exported, feed_forward, rope_of
+from gguflike.families.decoder import attention, decoder, exported, feed_forward, longrope_of
 from gguflike.families.family import Family, said
-from gguflike.families.granite import GRANITE, Granite, scaled_block, scales
+from gguflike.families.granite import GRANITE, Stretched, scaled_block, scales
 from gguflike.families.origins import Named
 from gguflike.families.parts import Attention, Graph
 from gguflike.families.windows import all_layers, rotated, span, window, windowed, without_window
@@ -23,7 +23,7 @@ def _first_full(c: Any) -> tuple[bool, ...]:
 
 
 @frozen
-class GraniteSwa(Granite):
+class GraniteSwa(Stretched):
     """Hyper-parameters; heads have sinks, layers may have windows and may turn queries and keys."""
 
     window: int = window()
@@ -38,7 +38,7 @@ def granite_swa(c: GraniteSwa) -> Graph:
 
 def mixer(c: GraniteSwa, layer: int) -> Attention:
     """A layer's attention."""
-    turns = rope_of(c, "norm") if c.rotated[layer] else None
+    turns = longrope_of(c, "norm") if c.rotated[layer] else None
     return attention(c, turns, scale=c.attention_scale, sinks=True, window=span(c, layer))
 
 
@@ -56,7 +56,8 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
     made["no_rope_layers"] = [int(bool(theta)) for theta in thetas]
     if bases:
         made.pop("rope_theta", None)
-        made["rope_parameters"] = {**(made.get("rope_parameters") or {}), "rope_theta": bases.pop()}
+        settings = "rope_scaling" if made.get("rope_scaling") else "rope_parameters"
+        made[settings] = {**(made.get(settings) or {}), "rope_theta": bases.pop()}
     return made
 
 

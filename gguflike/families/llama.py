@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gguflike.families import registry
 from gguflike.families.config import Via, key
@@ -19,16 +19,12 @@ from gguflike.families.decoder import (
     feed_forward,
     longrope_of,
     pre_norm,
-    recover_llama3,
-    recover_longrope,
+    recover_stretched,
     window_notices,
 )
 from gguflike.families.family import Family, said
 from gguflike.families.parts import Graph
 from gguflike.frozen import frozen, replace
-
-if TYPE_CHECKING:
-    from gguflike.families.origins import Floats
 
 
 @frozen
@@ -69,12 +65,6 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, **mistral} if "sliding_window" in values else values
 
 
-def _recover(c: Llama, read: Callable[[str], Floats]) -> Llama:
-    """What stretches positions, from the tensors that do."""
-    stretched: Llama = recover_longrope(c, read)
-    return recover_llama3(stretched, read)
-
-
 def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:  # noqa: ARG001
     """Mixtral, where a file of this architecture has experts."""
     return registry.at("mixtral:MIXTRAL") if said(metadata, "llama.expert_count") else None
@@ -92,7 +82,7 @@ LLAMA = Family(
     spelled=spelled,
     notices=notices,
     file_variant=_of_file,
-    recover=_recover,
+    recover=recover_stretched,
 )
 
 # The same graph; only what Transformers assumes for absent keys differs (MistralConfig).

@@ -10,15 +10,18 @@ from gguflike.families import registry
 from gguflike.families.config import key
 from gguflike.families.decoder import (
     INERT_KEYS,
+    LONGROPE_NAMES,
     PERMUTED_NAMES,
     SILU,
+    LongRope,
     attention,
     decoder,
     exported,
     feed_forward,
+    longrope_of,
     magnitude,
     pre_norm,
-    rope_of,
+    recover_stretched,
 )
 from gguflike.families.family import Family, text_config
 from gguflike.families.parts import Graph, Temperature
@@ -29,7 +32,7 @@ from gguflike.frozen import frozen, replace
 
 
 @frozen
-class Mistral3(Windowed):
+class Mistral3(LongRope, Windowed):
     """Hyper-parameters. ``temperature`` is the scale by which queries grow beyond the original context."""
 
     yarn_log_multiplier: float | None = key("rope.scaling.yarn_log_multiplier", "rope.scaling.yarn_log_multiplier")
@@ -38,7 +41,7 @@ class Mistral3(Windowed):
 
 def mistral3(c: Mistral3) -> Graph:
     """Llama's graph with queries that grow with their position."""
-    rope = rope_of(c, "norm")
+    rope = longrope_of(c, "norm")
     if rope.scaling is not None and c.yarn_log_multiplier is not None:
         # mscale and mscale_all_dim of config.json, by whose ratio cosines and sines are multiplied
         own = magnitude(c) or yarn_magnitude(rope.scaling.factor)
@@ -83,7 +86,7 @@ MISTRAL3 = Family(
     name="mistral3",
     config=Mistral3,
     graph=mistral3,
-    origins=PERMUTED_NAMES,
+    origins=MappingProxyType({**PERMUTED_NAMES, **LONGROPE_NAMES}),
     left_out=LEFT_OUT,
     implemented=SILU,
     inert=INERT_KEYS,
@@ -91,5 +94,6 @@ MISTRAL3 = Family(
     normalized=normalized,
     spelled=spelled,
     notices=notices,
+    recover=recover_stretched,
     variant=_variant,
 )
