@@ -235,6 +235,38 @@ def test_windows_of_smollm3_are_those_of_layers_that_do_not_turn() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "changes", "lacking"),
+    [
+        ("GraniteSWAForCausalLM", {"layer_types": ["full_attention"] * 4}, "has a window"),
+        ("GraniteSWAForCausalLM", {"layer_types": ["sliding_attention"] * 4}, None),
+        ("Gemma2ForCausalLM", {"layer_types": ["full_attention"] * 4}, "has a window"),
+        ("ModernBertModel", {"layer_types": ["full_attention"] * 4}, "has a window"),
+        ("Gemma3TextModel", {"layer_types": ["sliding_attention"] * 7}, "sees everything"),
+        ("Lfm2ForCausalLM", {"layer_types": ["conv"] * 4}, "attends"),
+        ("Lfm2ForCausalLM", {"layer_types": ["full_attention"] * 4}, "carries a state"),
+        ("Qwen3NextForCausalLM", {"layer_types": ["linear_attention"] * 8}, "attends"),
+        ("KimiLinearForCausalLM", {"layer_types": ["full_attention"] * 4}, "carries a state"),
+        ("JambaForCausalLM", {"num_hidden_layers": 1}, "attends"),
+    ],
+)
+def test_layers_of_one_kind_where_llama_cpp_has_two_are_told(
+    name: str, changes: dict[str, Any], lacking: str | None
+) -> None:
+    """It died of an assertion."""
+    for given, expected in (({}, None), (changes, lacking)):
+        said = [each for each in read(name, **given)[2] if "refuses the file: no layer" in each]
+        assert [expected in each for each in said] == ([True] if expected else [])
+
+
+@pytest.mark.parametrize("name", ["Olmo3ForCausalLM", "MellumForCausalLM", "LagunaForCausalLM"])
+def test_a_window_that_no_layer_has_is_told(name: str) -> None:
+    layers = ROWS[name].config["num_hidden_layers"]
+    for kind, told in (("full_attention", True), ("sliding_attention", False)):
+        _, _, said = read(name, layer_types=[kind] * layers)
+        assert any("refuses the file: it has a window" in each for each in said) == told
+
+
+@pytest.mark.parametrize(
     "name",
     [
         *("GraniteForCausalLM", "GraniteMoeForCausalLM", "GraniteSWAForCausalLM", "ApertusForCausalLM"),
@@ -270,6 +302,13 @@ def test_two_lists_of_divisors_are_refused_where_llama_cpp_reads_none(name: str)
     settings = rope(1e4, "longrope", original_max_position_embeddings=32, short_factor=[1.0] * 8, long_factor=[2.0] * 8)
     with pytest.raises(UnsupportedError, match="longrope"):
         read(name, rope_parameters=settings)
+
+
+def test_layers_of_afmoe_that_llama_cpp_turns_otherwise_are_told() -> None:
+    """It counts layers, where those with a window turn."""
+    for kind, told in ((None, False), ("sliding_attention", True), ("full_attention", True)):
+        _, _, said = read("AfmoeForCausalLM", **({} if kind is None else {"layer_types": [kind] * 4}))
+        assert any("all layers but every fourth" in each for each in said) == told, kind
 
 
 @pytest.mark.parametrize("name", ["SmolLM3ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"])

@@ -15,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from gguflike.families.parts import Scaling
+from gguflike.families.parts import Attention, Scaling
+from gguflike.families.parts.latent import LatentAttention
+from gguflike.families.parts.recurrent import DeltaNet, KimiDelta, Mamba, Mamba2, ShortConv
 
 if TYPE_CHECKING:
     from gguflike.families.parts import Graph
@@ -87,12 +89,25 @@ IDLE = frozenset(("falcon-h1",))
 # Those whose loader has as many heads of keys as of queries, and those of Mamba that are twice as wide inside.
 EACH_ITS_KEY = frozenset(("dots1",))
 TWICE = frozenset(("jamba", "mamba"))
+_STATES = (DeltaNet, KimiDelta, Mamba, Mamba2, ShortConv)
+# Those whose memory is of two kinds of layers, and which are not loaded without one of each: of some that keep keys and
+# some that keep a state, and of some with a window and some without (of encoders), or at least one with one.
+HYBRID = frozenset(
+    (
+        *("granitehybrid", "jamba", "kimi-linear", "lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "qwen35"),
+        *("qwen35moe", "qwen3next"),
+    )
+)
+EITHER = frozenset(("gemma-embedding", "modern-bert"))
+WINDOWED = EITHER | {
+    *("afmoe", "cohere2", "cohere2moe", "exaone-moe", "gemma2", "gemma4", "gpt-oss", "granite_swa", "mimo2"),
+}
 
 
 def broken(architecture: str, graph: Graph) -> list[tuple[str, str]]:
     """What of a file, a key or a tensor, breaks what llama.cpp demands where a model is of this graph, and a sentence
     about each."""
-    found = list(_tensors(architecture, graph))
+    found = [*_tensors(architecture, graph), *_kinds(architecture, graph)]
     for each in graph.attentions():
         turned = each.rope.n_rot if each.rope is not None else each.head_dim
         if architecture in WHOLE and turned != each.head_dim:
@@ -113,6 +128,22 @@ def broken(architecture: str, graph: Graph) -> list[tuple[str, str]]:
             said = f"llama.cpp refuses the file: {inner} values inside are not twice the width, as they must be there"
             found.append((f"{architecture}.ssm.inner_size", said))
     return list(dict.fromkeys(found))
+
+
+def _kinds(architecture: str, graph: Graph) -> Iterator[tuple[str, str]]:
+    """That layers are all of one kind, where some must be of another."""
+    refused = "llama.cpp refuses the file: no layer"
+    if architecture in HYBRID:
+        for kind, parts in (("attends", (Attention, LatentAttention)), ("carries a state", _STATES)):
+            if not any(isinstance(mixer, parts) for mixer in graph.mixers()):
+                said = f"{refused} {kind}, as some must there in this architecture"
+                yield f"{architecture}.attention.head_count_kv", said
+    windows = {mixer.window > 0 for mixer in graph.attentions()}
+    for has in (True, False):
+        if architecture in (WINDOWED if has else EITHER) and has not in windows:
+            kind = "has a window" if has else "sees everything"
+            said = f"{refused} {kind}, as some must there in this architecture"
+            yield f"{architecture}.attention.sliding_window", said
 
 
 def _tensors(architecture: str, graph: Graph) -> Iterator[tuple[str, str]]:

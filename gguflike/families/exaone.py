@@ -21,7 +21,7 @@ from gguflike.families.decoder import (
 from gguflike.families.family import Family
 from gguflike.families.olmo import POST_NORM_NAMES, post_norm
 from gguflike.families.parts import Block, Graph
-from gguflike.families.windows import Windowed, every, span, windowed, without_window
+from gguflike.families.windows import Windowed, every, idle_notices, span, windowed, without_window
 from gguflike.frozen import frozen
 
 
@@ -50,7 +50,7 @@ def notices(c: Exaone4) -> list[str]:
     """What llama.cpp does not compute of files of this architecture, whose windows it knows by their 64 layers."""
     other = c.window and (c.n_layer != 64 or c.windowed != every(4)(c))
     said = "llama.cpp knows windows in this architecture only of models of 64 layers, in all but every 4th"
-    return [said] if other else []
+    return [*(idle_notices(c) if c.n_layer == 64 else []), *([said] if other else [])]
 
 
 def normalized(values: dict[str, Any]) -> dict[str, Any]:

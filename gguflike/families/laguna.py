@@ -35,7 +35,7 @@ from gguflike.families.mixture import (
 from gguflike.families.origins import Named
 from gguflike.families.parts import Block, Graph
 from gguflike.families.parts.experts import Router
-from gguflike.families.windows import partial, span, unsaid_is_full, window, windowed, without_window
+from gguflike.families.windows import idle_notices, partial, span, unsaid_is_full, window, windowed, without_window
 from gguflike.frozen import frozen
 
 # What config.json says of the gate -> what the part has.
@@ -127,6 +127,7 @@ LAGUNA = Family(
     ),
     inert=INERT_KEYS | ROUTER_KEYS,
     normalized=unsaid_is_full,
+    notices=idle_notices,
     constants=exported("LagunaForCausalLM", "laguna"),
     spelled=lambda values: {**values, "num_attention_heads": values["num_attention_heads_per_layer"][0]},
 )

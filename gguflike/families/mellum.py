@@ -11,7 +11,7 @@ from gguflike.families.mixture import experts
 from gguflike.families.parts import Block, Graph
 from gguflike.families.parts.experts import Router
 from gguflike.families.qwen_moe import QWEN3MOE, Qwen3Moe
-from gguflike.families.windows import every, span, unsaid_is_full, window, windowed, without_window
+from gguflike.families.windows import every, idle_notices, span, unsaid_is_full, window, windowed, without_window
 from gguflike.frozen import frozen, replace
 
 
@@ -52,5 +52,5 @@ MELLUM = replace(
     implemented=MappingProxyType({**QWEN3MOE.implemented, "use_sliding_window": (True,)}),
     normalized=_all_sparse,
     constants=exported("MellumForCausalLM", "mellum"),
-    notices=lambda _: [],
+    notices=idle_notices,
 )

@@ -20,7 +20,7 @@ from gguflike.families.parts import Graph
 from gguflike.families.qwen import normalized as with_windows
 from gguflike.families.qwen import notices as window_notices
 from gguflike.families.qwen import spelled
-from gguflike.families.windows import Windowed, every, rotated, span
+from gguflike.families.windows import Windowed, every, fourth_notices, rotated, span
 from gguflike.frozen import frozen
 
 
@@ -57,8 +57,7 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
 
 def notices(c: SmolLM3) -> list[str]:
     """What llama.cpp does not compute of files of this architecture."""
-    said = "llama.cpp turns queries and keys of all layers but every fourth, and this model of others"
-    return [*window_notices(c), *([] if c.rotated == every(4)(c) else [said])]
+    return [*window_notices(c), *fourth_notices(c.rotated)]
 
 
 SMOLLM3 = Family(

@@ -66,6 +66,19 @@ def every(period: int) -> Callable[[Any], Flags]:
     return lambda c: tuple(layer % period < period - 1 for layer in range(c.n_layer))
 
 
+def fourth_notices(turned: Flags) -> list[str]:
+    """Of an architecture in which llama.cpp turns queries and keys by its own count of layers: that it does otherwise
+    where those that are ``turned`` are others."""
+    said = "llama.cpp turns queries and keys of all layers but every fourth, and this model of others"
+    return [said] if any(turns != (layer % 4 < 3) for layer, turns in enumerate(turned)) else []
+
+
+def idle_notices(c: Any) -> list[str]:
+    """That llama.cpp refuses a window that no layer has."""
+    idle = c.window and not any(c.windowed)
+    return ["llama.cpp refuses the file: it has a window (sliding_window), which no layer has"] if idle else []
+
+
 def all_layers(c: Any) -> Flags:
     """Every layer."""
     flags: Flags = (True,) * c.n_layer
