@@ -304,6 +304,31 @@ def test_two_lists_of_divisors_are_refused_where_llama_cpp_reads_none(name: str)
         read(name, rope_parameters=settings)
 
 
+def test_heads_of_mimo_turn_in_part_unless_they_are_stretched() -> None:
+    """As in Transformers, where nothing says how much of them; it was all."""
+    plain = {"full_attention": rope(5e6), "sliding_attention": rope(1e4)}
+    _, c, _ = read("MiMoV2FlashForCausalLM", rope_parameters=plain)
+    assert (c.head_dim, c.n_rot, c.n_rot_window) == (48, 16, 16)
+    with pytest.raises(CheckpointError, match="as in layers without a window"):
+        read("MiMoV2FlashForCausalLM", rope_parameters={**plain, "full_attention": YARN})
+
+
+def test_truncate_counts_where_transformers_reads_it() -> None:
+    """Beside the settings of types of layers, and not among them."""
+    name = "Olmo3ForCausalLM"
+    given = {"full_attention": YARN, "sliding_attention": rope(1e4)}
+    within = {**given, "full_attention": {**YARN, "truncate": False}}
+    for settings, truncates, idle in (
+        (given, True, False),
+        (within, True, True),
+        ({**given, "truncate": False}, False, False),
+    ):
+        family, c, said = read(name, rope_parameters=settings)
+        assert c.yarn_truncate == truncates
+        assert any("truncate false changes nothing" in each for each in said) == idle
+        assert family.from_config(family.to_config(c))[0].yarn_truncate == truncates
+
+
 def test_layers_of_afmoe_that_llama_cpp_turns_otherwise_are_told() -> None:
     """It counts layers, where those with a window turn."""
     for kind, told in ((None, False), ("sliding_attention", True), ("full_attention", True)):
@@ -311,12 +336,57 @@ def test_layers_of_afmoe_that_llama_cpp_turns_otherwise_are_told() -> None:
         assert any("all layers but every fourth" in each for each in said) == told, kind
 
 
-@pytest.mark.parametrize("name", ["SmolLM3ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"])
+def test_weights_of_deepseek_v2_are_divided_as_its_authors_do() -> None:
+    """Transformers reads no norm_topk_prob in this class, as the notice says."""
+    for changes, divides in (({}, False), ({"norm_topk_prob": True}, True)):
+        for used, several in ((2, True), (1, False)):  # the weight of one is left as it is
+            family, c, said = read("DeepseekV2ForCausalLM/Lite", num_experts_per_tok=used, **changes)
+            routers = {mixer.router.normalize for mixer in family.graph(c).mixers() if hasattr(mixer, "router")}
+            assert routers == {divides and several}
+            assert any("Transformers does not" in each for each in said) == (divides and several)
+    assert not [each for each in read("DeepseekV3ForCausalLM")[2] if "Transformers does not" in each]
+
+
+def test_gpt_neox_turns_by_its_own_names_of_settings() -> None:
+    """Those of other classes were read, which its class in Transformers does not do."""
+    plain = {"rope_parameters": None}
+    for other, own, value in (("partial_rotary_factor", "rotary_pct", 0.5), ("rope_theta", "rotary_emb_base", 5e5)):
+        with pytest.raises(CheckpointError, match=f"{other} is not {own}"):
+            read("GPTNeoXForCausalLM", **plain, **{other: value})
+        family, c, _ = read("GPTNeoXForCausalLM", **plain, **{other: value, own: value})
+        assert (c.n_rot, c.rope_base) == ((8, 1e4) if own == "rotary_pct" else (4, 5e5))
+        exported = family.to_config(c)
+        assert exported.get(own) == value
+        assert other not in exported
+        assert family.from_config(exported)[0] == c
+
+
+def test_heads_of_mistral_4_of_another_size_than_their_parts_are_refused() -> None:
+    config = next(row.config for row in TABLE.values() if row.name == "Mistral3ForConditionalGeneration/experts")
+    text = config["text_config"]
+    whole = text["qk_nope_head_dim"] + text["qk_rope_head_dim"]
+    for size, works in ((whole, True), (8, False)):
+        given = {
+            **config,
+            "architectures": ["Mistral3ForConditionalGeneration"],
+            "text_config": {**text, "head_dim": size},
+        }
+        family = registry.for_config(given)
+        if works:
+            assert family.from_config(given)[0].key_dim == whole
+            continue
+        with pytest.raises(UnsupportedError, match=f"head_dim.*expected {whole}, .*got {size}"):
+            family.from_config(given)
+
+
+@pytest.mark.parametrize("name", ["SmolLM3ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen2MoeForCausalLM"])
 def test_windows_that_are_listed_and_switched_off_are_an_error(name: str) -> None:
     """They were dropped, where Transformers computes with them or loads no such model."""
     types = ["sliding_attention"] * ROWS[name].config["num_hidden_layers"]
     with pytest.raises(CheckpointError, match="layers have a window that is switched off"):
         read(name, layer_types=types, sliding_window=16)
+    if name == "Qwen2MoeForCausalLM":  # which computes with a window of no tokens even so
+        return
     family, c, _ = read(name, layer_types=types, sliding_window=None)
     assert {mixer.window for mixer in family.graph(c).attentions()} == {0}
 

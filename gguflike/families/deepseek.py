@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
+from gguflike.errors import UnsupportedError
 from gguflike.families import mtp
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
@@ -152,6 +153,17 @@ def latent_notices(c: DeepSeek, known: bool = True) -> list[str]:
     return [*norm_notices(c), *([TWICE] if grows or unlike else [])]
 
 
+def _v2_notices(c: DeepSeek) -> list[str]:
+    """The same of DeepSeek V2, whose weights of experts the model's authors divide by their sum, once config.json says
+    so (norm_topk_prob); so does llama.cpp."""
+    divides = c.normalize and c.gating == SOFTMAX and c.n_expert
+    said = (
+        "weights of experts are divided by their sum (norm_topk_prob), as in the code of the model's authors: "
+        "DeepseekV2ForCausalLM of Transformers does not, and computes otherwise"
+    )
+    return [*latent_notices(c), *([said] if divides else [])]
+
+
 def scales(scaling: Scaling) -> float:
     """By what llama.cpp takes a rotation to be multiplied: by a magnitude, which it has of linear scaling, too."""
     if scaling.kind == "yarn" and scaling.magnitude is not None:
@@ -252,6 +264,26 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
+def _of_v2(values: dict[str, Any]) -> dict[str, Any]:
+    """Of DeepSeek V2, whose code does not divide the weight of a single expert by itself."""
+    made = normalized(values)
+    return {**made, "norm_topk_prob": False} if made.get("num_experts_per_tok") == 1 else made
+
+
+def _whole_heads(values: dict[str, Any]) -> dict[str, Any]:
+    """Of Mistral 4, of whose heads the share turns that Transformers takes of head_dim. UnsupportedError for another
+    than of as many dimensions as turn."""
+    size, nope, turned = (values.get(name) for name in ("head_dim", "qk_nope_head_dim", "qk_rope_head_dim"))
+    if size is not None and nope is not None and turned is not None and size != nope + turned:
+        raise UnsupportedError(
+            "a size of heads that is not that of their parts",
+            field="config.json: head_dim",
+            expected=f"{nope + turned}, qk_nope_head_dim and qk_rope_head_dim together",
+            got=size,
+        )
+    return normalized(values)
+
+
 def _sigmoid(values: dict[str, Any]) -> dict[str, Any]:
     """Of classes whose router has sigmoids, whether config.json says so or not."""
     return normalized({"scoring_func": "sigmoid", **values})
@@ -316,9 +348,9 @@ DEEPSEEK_V2 = Family(
     | ROUTER_KEYS
     | {"aux_loss_alpha", "ep_size", "num_nextn_predict_layers", "seq_aux", "embedding_initializer_range"},
     constants=exported("DeepseekV2ForCausalLM", "deepseek_v2"),
-    normalized=normalized,
+    normalized=_of_v2,
     spelled=spelled,
-    notices=latent_notices,
+    notices=_v2_notices,
     file_variant=_of_file,
 )
 DEEPSEEK_V3 = replace(
@@ -334,6 +366,7 @@ GLM4_MOE_LITE = replace(
 YOUTU = replace(
     DEEPSEEK_V2,
     constants=exported("YoutuForCausalLM", "youtu"),
+    normalized=normalized,
 )
 MISTRAL4 = replace(
     DEEPSEEK_V2,
@@ -348,5 +381,7 @@ MISTRAL4 = replace(
         }
     ),
     left_out=LEFT_OUT,
+    normalized=_whole_heads,
+    notices=latent_notices,
     constants=exported("Mistral4ForCausalLM", "mistral4"),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
+from gguflike.errors import CheckpointError
 from gguflike.families.config import key
 from gguflike.families.decoder import INERT_KEYS, STRETCHED_NAMES, attention, decoder, exported, feed_forward, rope_of
 from gguflike.families.family import Family
@@ -44,10 +45,35 @@ def by_part(c: Any, tensor: Tensor) -> tuple[list[Run], int]:
     return runs, tensor.shape[0]
 
 
-def spelled(values: dict[str, Any]) -> dict[str, Any]:
-    """An exported config.json, with the share of a head that turns where GPTNeoXConfig has it."""
+# What other classes call settings of the rotation, what GPTNeoXConfig does, and what it assumes.
+_OTHERS = (("partial_rotary_factor", "rotary_pct", 0.25), ("rope_theta", "rotary_emb_base", 10000.0))
+
+
+def normalized(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json with the rotation as GPTNeoXConfig has it. CheckpointError where a name that others read says what it
+    does not."""
     made = dict(values)
-    return {"rotary_pct": made.pop("partial_rotary_factor", 1.0), **made}
+    settings = made.get("rope_scaling") or made.get("rope_parameters") or {}
+    for other, own, assumed in _OTHERS:
+        given, read = made.pop(other, None), settings.get(other)
+        if read is None:
+            read = made[own] = assumed if made.get(own) is None else made[own]
+        if given not in (None, read):
+            raise CheckpointError(
+                f"{other} is not {own}, which GPTNeoXForCausalLM of Transformers reads",
+                field=f"config.json: {other}",
+                expected=repr(read),
+                got=repr(given),
+                remedy=f"say it by {own}, or remove {other}",
+            )
+    return made
+
+
+def spelled(values: dict[str, Any]) -> dict[str, Any]:
+    """An exported config.json, with the base and the share of a head that turns where GPTNeoXConfig has them."""
+    made = dict(values)
+    base = {"rotary_emb_base": made.pop("rope_theta")} if "rope_theta" in made else {}
+    return {"rotary_pct": made.pop("partial_rotary_factor", 1.0), **base, **made}
 
 
 GPTNEOX = Family(
@@ -73,5 +99,6 @@ GPTNEOX = Family(
     implemented=MappingProxyType({"hidden_act": ("gelu",)}),
     inert=INERT_KEYS | {"classifier_dropout", "hidden_dropout"},
     constants=exported("GPTNeoXForCausalLM", "gpt_neox", "gelu"),
+    normalized=normalized,
     spelled=spelled,
 )

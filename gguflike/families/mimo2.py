@@ -174,7 +174,17 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
         made["sliding_window"] = size + 1
     if isinstance(layers, int):
         made["mlp_layer_types"] = made.get("mlp_layer_types") or ["dense"] + ["sparse"] * (layers - 1)
+    if isinstance(ropes := made.get("rope_parameters"), dict) and made.get("partial_rotary_factor") is None:
+        made["rope_parameters"] = {name: _with_share(each) for name, each in ropes.items()}
     return made
+
+
+def _with_share(settings: Any) -> Any:
+    """The rotation of a type of layer with the share of a head that Transformers turns where it is plain and none is
+    said: less than all, unlike where it is stretched."""
+    if not isinstance(settings, dict) or (settings.get("rope_type") or settings.get("type")) not in (None, "default"):
+        return settings
+    return {"partial_rotary_factor": 0.334, **settings}
 
 
 def _kinds(windowed: Iterable[Any]) -> list[str]:

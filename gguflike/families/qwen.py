@@ -63,7 +63,7 @@ def check_switch(values: dict[str, Any]) -> None:
             field="config.json: layer_types",
             expected="full_attention where use_sliding_window is false",
             got="sliding_attention",
-            remedy="set use_sliding_window, or sliding_window to null",
+            remedy="say full_attention for all, or switch windows on",
         )
 
 

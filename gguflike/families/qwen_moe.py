@@ -25,7 +25,7 @@ from gguflike.families.mixture import ROUTER_KEYS, Mixture, expert_names, expert
 from gguflike.families.origins import Named, Stacked, Turned
 from gguflike.families.parts import Graph
 from gguflike.families.parts.experts import Router
-from gguflike.families.qwen import VISION, deepstack, sections
+from gguflike.families.qwen import VISION, check_switch, deepstack, sections
 from gguflike.families.transforms import IDENTITY, Share, Transform, Transposed
 from gguflike.frozen import frozen, replace
 
@@ -125,6 +125,14 @@ def qwen2moe(c: Qwen2Moe) -> Graph:
     return decoder(c, lambda _: block)
 
 
+def _without_windows(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json, of which no layer may have a window, on or off: Transformers computes with one of no tokens where
+    they are switched off. (It reads no ``layer_types`` of Qwen 3 with experts.)"""
+    if not values.get("use_sliding_window"):
+        check_switch({**values, "sliding_window": 0})
+    return values
+
+
 QWEN2MOE = Family(
     name="qwen2moe",
     config=Qwen2Moe,
@@ -140,6 +148,7 @@ QWEN2MOE = Family(
     implemented=_QWEN,
     inert=_INERT,
     constants=exported("Qwen2MoeForCausalLM", "qwen2_moe"),
+    normalized=_without_windows,
     notices=lambda c: notices(c, False),
 )
 

@@ -118,7 +118,7 @@ def flatten(config: Mapping[str, Any], read: Collection[str] = ()) -> dict[str, 
 
 def _flatten(given: Mapping[str, Any], config: Mapping[str, Any], read: Collection[str]) -> dict[str, Any]:
     """The entries of all layers: those that are not of a type of layer stand for all where none has its own."""
-    full, sliding = (given.get(kind) for kind in (_FULL, _SLIDING))
+    full, sliding = (_of_kind(given, kind) for kind in (_FULL, _SLIDING))
     if not isinstance(full, dict) and not isinstance(sliding, dict):
         flat = _one(given, config, _THETA, read)
         local = _number_of(config, _LOCAL)
@@ -131,6 +131,17 @@ def _flatten(given: Mapping[str, Any], config: Mapping[str, Any], read: Collecti
     own = {name.replace("rope.sliding.", "rope.", 1) for name in read if name.startswith("rope.sliding.")}
     windowed = _one(sliding, config, _LOCAL, own)
     return {**flat, **{name.replace("rope.", "rope.sliding.", 1): value for name, value in windowed.items()}}
+
+
+def _of_kind(given: Mapping[str, Any], kind: str) -> Any:
+    """The settings of a type of layer, if it has its own. Of YaRN's, ``truncate`` stands beside them: Transformers does
+    not read it among them (see `notices`)."""
+    own = given.get(kind)
+    if not isinstance(own, dict):
+        return own
+    made = {key: value for key, value in own.items() if key != "truncate"}
+    stretched = own.get("rope_type", own.get("type")) == "yarn"
+    return {**made, "truncate": given.get("truncate")} if stretched else made
 
 
 def _one(
@@ -171,6 +182,11 @@ def notices(config: Mapping[str, Any], read: Collection[str] = ()) -> list[str]:
     idle = [each.get("factor") for each, kind in zip(objects, kinds, strict=True) if kind == "default"]
     changes = dict.fromkeys(repr(factor) for factor in idle if factor not in (None, 1))
     said = [f"rope factor {factor} changes nothing: the rope_type is default" for factor in changes]
+    nested = [given for each in objects for given in map(each.get, (_FULL, _SLIDING)) if isinstance(given, dict)]
+    if any(given.get("truncate") is False for given in nested):
+        said.append(
+            "truncate false changes nothing in settings of a type of layer: Transformers does not read it there"
+        )
     if "dynamic" not in kinds or "rope.dynamic.factor" in read:
         return said
     context = config.get("max_position_embeddings")
@@ -293,7 +309,9 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
         name.replace("rope.sliding.", "rope.", 1): v for name, v in flat.items() if name.startswith("rope.sliding.")
     }
     if sliding:
-        return {"rope_parameters": {_FULL: spelled(flat), _SLIDING: spelled(sliding)}}
+        kinds = {_FULL: spelled(flat), _SLIDING: spelled(sliding)}
+        beside = {"truncate": False} if False in [each.pop("truncate", True) for each in kinds.values()] else {}
+        return {"rope_parameters": {**kinds, **beside}}
     if "rope.theta" not in flat:
         return {}
     parameters = spelled(flat)
