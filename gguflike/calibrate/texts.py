@@ -72,12 +72,6 @@ def text_of(path: Path, field: str) -> str:
     raise ArgumentError(what, path=path, field=field, expected="text in UTF-8", got=got, remedy=remedy)
 
 
-def has_records(path: Path, text: str) -> bool:
-    """Whether the ``text`` of a file is records of JSON: lines of them, or an array."""
-    ending = path.suffix.lower()
-    return ending in LINES or (ending == ARRAY and bool(_items(text)))
-
-
 def lines_of(text: str) -> Iterator[tuple[int, str]]:
     """The lines of a text that are not blank, with their numbers. Only line ends end one: what else Python takes for an
     end, such as U+2028, may stand in a string of JSON."""
@@ -175,15 +169,25 @@ def _cut(text: Text, encode: Encode, length: int, begin: list[int]) -> list[list
 
 
 def _read(path: Path, render: Render | None, field: str) -> Text:
-    text, ending = text_of(path, field), path.suffix.lower()
+    text = text_of(path, field)
+    return of_records(path, text, render, field) or _checked(path, [(text, False)], field)
+
+
+def of_records(path: Path, text: str, render: Render | None, field: str) -> Text | None:
+    """What the ``text`` of a file comes to that is records of JSON, lines of them or an array; None for any other.
+    Errors as of `read`."""
+    ending = path.suffix.lower()
     if ending in LINES:
-        records = ((f"line {number}", line) for number, line in lines_of(text))
-        made = [_document(path, where, _parsed(path, where, line, field), render, field) for where, line in records]
-    elif has_records(path, text):
-        items = _items(text)
-        made = [_document(path, f"item {number}", item, render, field) for number, item in enumerate(items, 1)]
+        lines = ((f"line {number}", line) for number, line in lines_of(text))
+        records = ((where, _parsed(path, where, line, field)) for where, line in lines)
+    elif ending == ARRAY and (items := _items(text)):
+        records = ((f"item {number}", item) for number, item in enumerate(items, 1))
     else:
-        made = [(text, False)]
+        return None
+    return _checked(path, [_document(path, where, said, render, field) for where, said in records], field)
+
+
+def _checked(path: Path, made: Sequence[tuple[str, bool]], field: str) -> Text:
     if not any(document.strip() for document, _ in made):
         raise ArgumentError("the file has no text but white space", path=path, field=field, remedy="leave it out")
     return Text(path.name, tuple(document for document, _ in made), tuple(by_template for _, by_template in made))

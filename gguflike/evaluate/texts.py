@@ -86,10 +86,8 @@ def files(paths: Iterable[StrPath], field: str) -> dict[str, Path]:
 
 def _text(path: Path, field: str) -> str:
     plain = calibration.text_of(path, field)
-    if not calibration.has_records(path, plain):
-        return plain
-    [text] = calibration.read([path], None, field)
-    return "".join(f"{document}\n" for document in text.documents)
+    records = calibration.of_records(path, plain, None, field)
+    return plain if records is None else "".join(f"{document}\n" for document in records.documents)
 
 
 def named(texts: Mapping[str, str] | Iterable[StrPath], field: str = "text") -> dict[str, str]:
