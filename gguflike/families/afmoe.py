@@ -22,7 +22,7 @@ from gguflike.families.mixture import ROUTER_KEYS, dense_lead, expert_names, sha
 from gguflike.families.origins import Named
 from gguflike.families.parts import Block, Branch, Graph
 from gguflike.families.sigmoid_moe import SigmoidMixture, sparse
-from gguflike.families.windows import every, fourth_notices, span, window, windowed
+from gguflike.families.windows import every, span, turned_notices, window, windowed
 from gguflike.frozen import frozen
 
 
@@ -79,5 +79,5 @@ AFMOE = Family(
     | {"global_attn_every_n_layers", "load_balance_coeff", "use_grouped_mm"}
     | {"num_expert_groups", "num_limited_groups"},
     constants=exported("AfmoeForCausalLM", "afmoe", mup_enabled=True),
-    notices=lambda c: fourth_notices(c.windowed),
+    notices=lambda c: turned_notices(c, c.windowed),
 )

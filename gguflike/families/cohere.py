@@ -21,7 +21,7 @@ from gguflike.families.decoder import (
 from gguflike.families.family import Family
 from gguflike.families.layernorm import LayerNormed, layer_norm, parallel
 from gguflike.families.parts import Block, Graph
-from gguflike.families.windows import every, span, window, windowed
+from gguflike.families.windows import every, span, window, windowed, windowed_notices
 from gguflike.frozen import frozen, replace
 
 
@@ -78,8 +78,7 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
 
 def notices(c: Cohere2) -> list[str]:
     """What llama.cpp does not compute of files of this architecture."""
-    said = "llama.cpp takes every 4th layer for the one without a window, which this model does not"
-    return [said] if c.windowed != every(4)(c) else []
+    return windowed_notices(c)
 
 
 COHERE = Family(

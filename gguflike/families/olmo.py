@@ -23,7 +23,15 @@ from gguflike.families.family import Family
 from gguflike.families.layernorm import LayerNormed, layer_norm, sequential
 from gguflike.families.origins import Named
 from gguflike.families.parts import Block, Branch, Graph, Mixer, Rope
-from gguflike.families.windows import Windowed, every, idle_notices, span, windowed, without_window
+from gguflike.families.windows import (
+    Windowed,
+    every,
+    idle_notices,
+    span,
+    windowed,
+    windowed_notices,
+    without_window,
+)
 from gguflike.frozen import frozen
 
 
@@ -90,9 +98,7 @@ def olmo2(c: Olmo2) -> Graph:
 
 def notices(c: Olmo2) -> list[str]:
     """What llama.cpp does not compute of files of this architecture."""
-    other = c.window and c.windowed != every(4)(c)
-    said = "llama.cpp takes every 4th layer for the one without a window, which this model does not"
-    return [*idle_notices(c), *([said] if other else [])]
+    return [*idle_notices(c), *(windowed_notices(c) if c.window else [])]
 
 
 POST_NORM_NAMES = MappingProxyType(

@@ -20,7 +20,7 @@ from gguflike.families.parts import Graph
 from gguflike.families.qwen import normalized as with_windows
 from gguflike.families.qwen import notices as window_notices
 from gguflike.families.qwen import spelled
-from gguflike.families.windows import Windowed, every, fourth_notices, rotated, span
+from gguflike.families.windows import Windowed, every, rotated, span, turned_notices
 from gguflike.frozen import frozen
 
 
@@ -57,7 +57,7 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
 
 def notices(c: SmolLM3) -> list[str]:
     """What llama.cpp does not compute of files of this architecture."""
-    return [*window_notices(c), *fourth_notices(c.rotated)]
+    return [*window_notices(c), *turned_notices(c, c.rotated)]
 
 
 SMOLLM3 = Family(

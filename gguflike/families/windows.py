@@ -66,11 +66,17 @@ def every(period: int) -> Callable[[Any], Flags]:
     return lambda c: tuple(layer % period < period - 1 for layer in range(c.n_layer))
 
 
-def fourth_notices(turned: Flags) -> list[str]:
+def turned_notices(c: Any, turned: Flags) -> list[str]:
     """Of an architecture in which llama.cpp turns queries and keys by its own count of layers: that it does otherwise
     where those that are ``turned`` are others."""
     said = "llama.cpp turns queries and keys of all layers but every fourth, and this model of others"
-    return [said] if any(turns != (layer % 4 < 3) for layer, turns in enumerate(turned)) else []
+    return [] if turned == every(4)(c) else [said]
+
+
+def windowed_notices(c: Any) -> list[str]:
+    """Of an architecture in which llama.cpp has windows by its own count of layers: the same of those."""
+    said = "llama.cpp takes every 4th layer for the one without a window, which this model does not"
+    return [] if c.windowed == every(4)(c) else [said]
 
 
 def idle_notices(c: Any) -> list[str]:
