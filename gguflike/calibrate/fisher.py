@@ -31,7 +31,7 @@ from gguflike.calibrate.sums import Each, add_gram, mirror
 from gguflike.calibrate.tables import Table, TableSums, by_rows, is_told, variances
 from gguflike.calibrate.walk import Lazy
 from gguflike.errors import ArgumentError, QuantizationError
-from gguflike.families.parts import Block, Graph, Head
+from gguflike.families.parts import Block, Graph, Head, experts_used
 from gguflike.progress import Progress
 from gguflike.reference.formulas import normalize
 from gguflike.reference.gradient import Product
@@ -310,7 +310,7 @@ def gradient_bytes(tokens: int, block: Block) -> int:
     """Bytes of the gradients by outputs of a block's matrices: of a stack, of those that a token comes to."""
     outputs = 0
     for step in block:
-        used = max((getattr(mixer, "used", 1) for mixer in step.mixers()), default=1)
+        used = experts_used(step.mixers())
         shapes = (tensor.shape for tensor in step.tensors() if tensor.is_matrix)
         outputs += sum(shape[-2] * (used if len(shape) == 3 else 1) for shape in shapes)
     return np.dtype(np.float32).itemsize * tokens * outputs

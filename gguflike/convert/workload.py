@@ -20,7 +20,7 @@ from gguflike.calibrate.blas import single_threaded
 from gguflike.calibrate.grids import GRIDS
 from gguflike.convert.planned import PlannedTensor
 from gguflike.convert.prior import PIECE, PIECES
-from gguflike.families.parts import Graph, Head
+from gguflike.families.parts import Graph, Head, experts_used
 
 Ladders = Mapping[str, Sequence[BlockFormat]]
 SIDE = 512  # of the matrices whose product is measured
@@ -79,7 +79,7 @@ class Run(NamedTuple):
         """Those of the blocks; with the output matrix, nothing is multiplied but where a model runs backward."""
         places = self.graph.tensors()
         shapes = (each.tensor.shape for each in places if each.layer is not None and each.tensor.is_matrix)
-        used = max((getattr(mixer, "used", 1) for mixer in self.graph.mixers()), default=1)  # experts, by each token
+        used = experts_used(self.graph.mixers())
         for (rows, columns, stacked), is_new in _shapes(shapes):
             yield Matrix(rows, columns, stacked, self.tokens * min(used, stacked), is_new)
 

@@ -20,7 +20,18 @@ Tensors are named as GGUF names them and have the shapes that GGUF stores, in nu
 checkpoint is said elsewhere (origins.py), since that differs between families that share a part.
 """
 
-from gguflike.families.parts.graph import Block, Branch, Embedding, Graph, Head, Part, Place, Step, role_of
+from gguflike.families.parts.graph import (
+    Block,
+    Branch,
+    Embedding,
+    Graph,
+    Head,
+    Part,
+    Place,
+    Step,
+    experts_used,
+    role_of,
+)
 from gguflike.families.parts.layers import (
     Activation,
     Attention,
@@ -51,5 +62,6 @@ __all__ = [
     "Step",
     "Temperature",
     "Tensor",
+    "experts_used",
     "role_of",
 ]

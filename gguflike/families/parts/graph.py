@@ -46,6 +46,11 @@ class Step(Protocol):
 Block = tuple[Step, ...]
 
 
+def experts_used(mixers: Iterable[Mixer]) -> int:
+    """To how many experts of a stack a token comes; 1 where there is none."""
+    return max((getattr(mixer, "used", 1) for mixer in mixers), default=1)
+
+
 @frozen
 class Embedding:
     """The rows of a matrix (n_vocab, n_embd), looked up by token id, times ``scale``.
